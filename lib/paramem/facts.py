@@ -78,6 +78,9 @@ class Probe(Record):
     aliases  other forms of the same answer, each as right as `target`
     kind     where the probe comes from, in the words of its data set ("neighborhood_prompts", "two_step", ...)
     subject  the entity that the prompt speaks of, where it is known
+    requires what the model must answer before the edit for this probe to count (RippleEdits' conditions, the single
+             hops of a multi-hop question)
+    test     probes with the same mark are one test: "3/OR" is passed by any of them, "3/AND" by all of them
     """
 
     prompt: Text
@@ -85,6 +88,8 @@ class Probe(Record):
     aliases: tuple[str, ...] = ()
     kind: str = ""
     subject: str | None = None
+    requires: tuple[Probe, ...] = ()
+    test: str = ""
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -149,6 +154,8 @@ class EditRequest(Record):
     locality      what must not change; keys "relation" (same relation, other subjects), "subject" (same subject,
                   other relations), "distracting" (the edited statement put in front of an unrelated prompt),
                   "forgetfulness" (other true objects of the same subject and relation), "out_of_distribution"
+    target_aliases  other forms of `target_new`, each as right
+    case          requests of one case are meant to be applied together (MQuAKE asks one question about several edits)
     source        the data set that it came from
 
     Both mappings are read-only and sorted by key.
@@ -160,10 +167,12 @@ class EditRequest(Record):
     template: Template
     target_new: Text
     target_true: str | None = None
+    target_aliases: tuple[str, ...] = ()
     paraphrases: tuple[Probe, ...] = ()
     portability: Groups = FrozenDict()
     locality: Groups = FrozenDict()
     generation_prompts: tuple[str, ...] = ()
+    case: str = ""
     source: str = ""
 
     def model_post_init(self, context: Any, /) -> None:
@@ -179,7 +188,22 @@ class EditRequest(Record):
 
     def probe(self) -> Probe:
         """The edit itself as a probe: its prompt, answered by `target_new`."""
-        return Probe(prompt=self.prompt, target=self.target_new, kind="edit", subject=self.subject)
+        return Probe(
+            prompt=self.prompt, target=self.target_new, aliases=self.target_aliases, kind="edit", subject=self.subject
+        )
+
+    def with_distracting(self) -> EditRequest:
+        """The same request with the edited statement put in front of each probe of locality "relation".
+
+        A model that merely repeats what stands in its context fails these and passes the plain ones.
+        """
+        statement = f"{self.prompt} {self.target_new}. "
+        probes = tuple(
+            probe.model_copy(update={"prompt": statement + probe.prompt, "kind": f"distracting:{probe.kind}"})
+            for probe in self.locality.get("relation", ())
+        )
+        locality = FrozenDict(sorted({**self.locality, "distracting": probes}.items()))
+        return self.model_copy(update={"locality": locality}) if probes else self
 
     def groups(self) -> Iterator[tuple[str, str, Probe]]:
         """(metric group, subgroup, probe) for every probe of the request, in a fixed order."""
