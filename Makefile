@@ -1,0 +1,89 @@
+# The one command surface. `make help` lists the targets; pre-commit, CI and the README call the same ones.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= run,test,dev
+JOBS ?= 2
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+STAMP := $(VENV)/.paramem-stamp
+UV_VERSION := 0.13.8
+
+# One thread per process: on a shared machine two are many times slower (OpenMP barriers spin).
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+# A machine that keeps wheels in a folder says so to pip; uv listens to its own variable.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 180 --nbval-sanitize-with tests/nbval.cfg
+
+.PHONY: help run full test test-unit test-notebooks test-browser test-clone check format lab notebooks sync testbeds bench \
+        constraints clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
+
+run: $(STAMP) ## run every notebook headless (one testbed each), compare with the committed results, print the scoreboard
+	$(BIN)/paramem run --jobs $(JOBS) $(ARGS)
+
+full: $(STAMP) ## run every notebook over all its testbeds and rewrite results/
+	$(BIN)/paramem run --profile full --jobs $(JOBS) $(ARGS)
+
+test: test-unit test-notebooks ## unit and property tests, then the stored notebook outputs (strict nbval)
+
+test-unit: $(STAMP) ## unit and property tests only
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not browser and not clone" tests $(ARGS)
+
+test-notebooks: $(STAMP) ## execute the notebooks again and compare with what they store
+	TQDM_DISABLE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(NBVAL) notebooks $(ARGS)
+
+test-browser: $(STAMP) ## JupyterLab in a headless Chromium: open the start page, follow a link, Run All
+	$(PY) -m pytest -m browser tests/test_browser.py $(ARGS)
+
+test-clone: $(STAMP) ## the README's commands in a fresh clone
+	$(PY) -m pytest -m clone tests/test_project.py $(ARGS)
+
+check: $(STAMP) ## lint, types, taxonomy, bibliography, notebooks, README
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/paramem check
+
+format: $(STAMP) ## let ruff rewrite the sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lab: $(STAMP) ## open JupyterLab on the notebooks
+	$(BIN)/paramem lab $(ARGS)
+
+sync: $(STAMP) ## carry the .py halves over to the .ipynb halves (outputs stay)
+	$(BIN)/paramem sync $(ARGS)
+
+notebooks: $(STAMP) ## sync, then execute the committed notebooks in place
+	$(BIN)/paramem notebooks $(ARGS)
+
+testbeds: $(STAMP) ## train the bundled models again (resumable)
+	$(BIN)/paramem testbeds $(ARGS)
+
+bench: $(STAMP) ## speed of the core, as ratios to plain forwards
+	$(PY) benchmarks/core.py $(ARGS)
+
+constraints: $(STAMP) ## pin the versions of every extra for every platform again
+	$(BIN)/uv pip compile -q --universal --upgrade --python-version 3.11 --no-header --no-annotate --all-extras pyproject.toml \
+	  | grep -vE '^(nvidia-|cuda-|triton|torch==)' > constraints.tmp
+	echo "torch==$$($(PY) -c 'import importlib.metadata as m; print(m.version("torch").split("+")[0])')" >> constraints.tmp
+	sort -f constraints.tmp -o constraints.tmp && mv constraints.tmp constraints.txt
+
+clean: ## remove what runs, tests and tools wrote (the virtual environment stays)
+	rm -rf runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache build dist
+	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -print0 | xargs -0 rm -rf
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "paramem needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/uv || $(PY) -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install -q --python $(PY) -e ".[$(EXTRAS)]" -c constraints.txt
+	@touch $@
