@@ -1,0 +1,156 @@
+"""Every method, registered once: the command line, the tables, the site and the property tests are generated from here.
+
+A method is named as data, so that listing methods imports none of them. The property tests run over `METHODS`, and a
+module of a method package that declares ``DEPARTURES`` without standing here fails the suite: a method cannot be added
+untested. The contract of a module: a function, a frozen keyword-only settings class, and ``DEPARTURES``, a mapping of
+topic to (what the paper says, what we do, why).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from paramem.errors import BadParameter
+
+if TYPE_CHECKING:
+    from paramem.facts import EditRequest
+    from paramem.interventions import Intervention
+    from paramem.models import LM
+
+Kind: TypeAlias = Literal["detector", "editor"]
+Phase: TypeAlias = Literal["recognition", "association", "mastery", "output"]
+
+PACKAGES = ("paramem.detection", "paramem.editing")
+
+
+class Departure(NamedTuple):
+    """Where we do something else than the paper says."""
+
+    paper_says: str
+    we_do: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method, or a variant of one.
+
+    Attributes:
+        name: its key, used in the taxonomy and on tables.
+        title: as the field writes it.
+        paper: the bib key of the paper that introduced it.
+        phase: where new knowledge enters the model; None for detectors.
+        function, settings: names in ``module``.
+        variant: the settings that make the variant.
+    """
+
+    name: str
+    title: str
+    kind: Kind
+    paper: str
+    phase: Phase | None = None
+    module: str
+    function: str
+    settings: str
+    variant: Mapping[str, Any] = field(default_factory=dict)
+
+    def resolve(self) -> Callable[..., Any]:
+        """The function itself."""
+        return getattr(importlib.import_module(self.module), self.function)  # type: ignore[no-any-return]
+
+    def settings_class(self) -> type[Any]:
+        """The class of its hyperparameters."""
+        return getattr(importlib.import_module(self.module), self.settings)  # type: ignore[no-any-return]
+
+    def departures(self) -> dict[str, Departure]:
+        """Topic to departure, as the module declares them."""
+        declared = importlib.import_module(self.module).DEPARTURES
+        return {topic: Departure(*texts) for topic, texts in declared.items()}
+
+    def edit(self, lm: LM, request: EditRequest, *, layer: int, texts: Sequence[str] = ()) -> Intervention:
+        """One edit with default hyperparameters, the same call for every editor.
+
+        Args:
+            layer: the edited layer.
+            texts: ordinary text for the second moment of keys, used by the editors that take one (a parameter ``C``).
+
+        Raises:
+            BadParameter: the method is no editor.
+        """
+        if self.kind != "editor":
+            raise BadParameter(f"{self.name} is a {self.kind}, not an editor")
+        function = self.resolve()
+        takes = inspect.signature(function).parameters
+        extra: dict[str, Any] = {}
+        if "C" in takes:
+            from paramem.editing.statistics import second_moment
+
+            extra["C"] = second_moment(lm, layer, texts)
+        settings = self.settings_class()(layer=layer, **self.variant)
+        return function(lm, [request] if "requests" in takes else request, settings, **extra)  # type: ignore[no-any-return]
+
+
+METHODS: tuple[Method, ...] = (
+    Method(
+        name="causal-tracing",
+        title="Causal tracing",
+        kind="detector",
+        paper="meng2022rome",
+        module="paramem.detection.causal_tracing",
+        function="trace",
+        settings="TraceSettings",
+    ),
+    Method(
+        name="rome",
+        title="ROME (consistent keys)",
+        kind="editor",
+        paper="meng2022rome",
+        phase="mastery",
+        module="paramem.editing.rome",
+        function="rome",
+        settings="RomeSettings",
+    ),
+    Method(
+        name="rome-original-keys",
+        title="ROME (original keys)",
+        kind="editor",
+        paper="meng2022rome",
+        phase="mastery",
+        module="paramem.editing.rome",
+        function="rome",
+        settings="RomeSettings",
+        variant={"keys": "original"},
+    ),
+    Method(
+        name="rome-no-covariance",
+        title="ROME without covariance",
+        kind="editor",
+        paper="meng2022rome",
+        phase="mastery",
+        module="paramem.editing.rome",
+        function="rome",
+        settings="RomeSettings",
+        variant={"covariance": False},
+    ),
+)
+
+
+def methods(kind: Kind | None = None) -> tuple[Method, ...]:
+    """The registered methods, of one kind or all."""
+    return tuple(method for method in METHODS if kind in (None, method.kind))
+
+
+def method(name: str) -> Method:
+    """The method called ``name``.
+
+    Raises:
+        BadParameter: there is none; the message lists those there are.
+    """
+    for each in METHODS:
+        if each.name == name:
+            return each
+    raise BadParameter(f"no method {name!r}; registered: {', '.join(each.name for each in METHODS)}")
