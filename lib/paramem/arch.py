@@ -302,7 +302,9 @@ class Architecture:
 
     def _block(self, layer: int) -> nn.Module:
         if not 0 <= layer < self.n_layers:
-            raise BadParameter(f"layer {layer} does not exist: this {self.family} model has layers 0..{self.n_layers - 1}")
+            raise BadParameter(
+                f"layer {layer} does not exist: this {self.family} model has layers 0..{self.n_layers - 1}"
+            )
         return self.blocks[layer]
 
     def _path(self, role: str) -> str:

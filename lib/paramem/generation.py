@@ -21,7 +21,7 @@ from paramem.errors import BadParameter, PromptTooLong
 from paramem.hooks import TokenLayout, token_layout
 
 if TYPE_CHECKING:
-    from paramem.models import LM
+    from paramem.lm import LM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,9 @@ class _Texts:
     def __init__(self, lm: LM, prompts: Sequence[str], stops: tuple[str, ...]) -> None:
         self.tokenizer, self.stops = lm.tokenizer, stops
         batch = lm.encode(prompts)
-        self.prompts = [row[:length] for row, length in zip(batch.input_ids.tolist(), batch.lengths.tolist(), strict=True)]
+        self.prompts = [
+            row[:length] for row, length in zip(batch.input_ids.tolist(), batch.lengths.tolist(), strict=True)
+        ]
         self.new: list[list[int]] = [[] for _ in prompts]
         self.done = [False] * len(prompts)
         self.ends = set(_ends(lm))

@@ -78,7 +78,9 @@ def hooked(
     """
     patches, wanted, states = dict(patch or {}), set(capture), {}
     # Sites that share a module (embed and resid_pre of layer 0) take effect in the order of computation.
-    sites = sorted(wanted | patches.keys(), key=lambda site: (site.layer, KINDS.index(site.kind) if site.kind in KINDS else -1))
+    sites = sorted(
+        wanted | patches.keys(), key=lambda site: (site.layer, KINDS.index(site.kind) if site.kind in KINDS else -1)
+    )
     points = [(site, arch.hook_point(site)) for site in sites]
     with ExitStack() as stack:
         for site, point in points:

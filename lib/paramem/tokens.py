@@ -58,7 +58,9 @@ class Batch:
         """A one-row batch as many rows (corrupted runs, candidates); raises `BadInput` for several rows."""
         if len(self) != 1:
             raise BadInput(f"only a batch of one row can be repeated, this one has {len(self)}")
-        many = {name: getattr(self, name).repeat_interleave(times, 0) for name in ("input_ids", "prompt_lengths", "lengths")}
+        many = {
+            name: getattr(self, name).repeat_interleave(times, 0) for name in ("input_ids", "prompt_lengths", "lengths")
+        }
         targets = None if self.targets is None else self.targets * times
         return replace(self, prompts=self.prompts * times, targets=targets, **many)
 
@@ -191,14 +193,20 @@ def subject_span(
     [(_, spans)] = _tokenize(tokenizer, [whole])
     inside = [index for index, (first, end) in enumerate(spans) if first < stop and end > begin]
     if not inside:
-        raise SubjectNotInPrompt(f"no token covers subject {subject!r} in {text!r}: the tokenizer drops these characters")
+        raise SubjectNotInPrompt(
+            f"no token covers subject {subject!r} in {text!r}: the tokenizer drops these characters"
+        )
     return range(inside[0], inside[-1] + 1)
 
 
-def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+def _tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> list[tuple[list[int], list[tuple[int, int]]]]:
     """Token ids and character spans of each text, special tokens at the end removed."""
     if not tokenizer.is_fast:
-        raise BadInput(f"tokenizer {type(tokenizer).__name__} has no character offsets; a fast one (tokenizer.json) is needed")
+        raise BadInput(
+            f"tokenizer {type(tokenizer).__name__} has no character offsets; a fast one (tokenizer.json) is needed"
+        )
     encoded = tokenizer(list(texts), return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
     rows = []
     for ids, spans, special in zip(
@@ -216,9 +224,13 @@ def _check_row(
 ) -> None:
     prompt = _short(prompts[index])
     if length > max_length:
-        raise PromptTooLong(f"prompt {index}, {prompt}, has {length} tokens; the model's context is {max_length}: shorten it")
+        raise PromptTooLong(
+            f"prompt {index}, {prompt}, has {length} tokens; the model's context is {max_length}: shorten it"
+        )
     if prompt_length == 0:
-        raise EmptyPrompt(f"prompt {index}, {prompt}, has no tokens and the tokenizer adds no start token: give it some text")
+        raise EmptyPrompt(
+            f"prompt {index}, {prompt}, has no tokens and the tokenizer adds no start token: give it some text"
+        )
     if targets is not None and (not targets[index].strip() or prompt_length == length):
         raise EmptyTarget(f"target {index}, {targets[index]!r}, of prompt {prompt} has no tokens")
 
