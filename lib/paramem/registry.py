@@ -86,7 +86,7 @@ class Method:
         function = self.resolve()
         takes = inspect.signature(function).parameters
         extra: dict[str, Any] = {}
-        if "C" in takes:
+        if "C" in takes and self.variant.get("covariance", True):
             from paramem.editing.statistics import second_moment
 
             extra["C"] = second_moment(lm, layer, texts)
@@ -135,6 +135,28 @@ METHODS: tuple[Method, ...] = (
         function="rome",
         settings="RomeSettings",
         variant={"covariance": False},
+    ),
+    Method(
+        name="ft-l",
+        title="FT-L (last-token objective)",
+        kind="editor",
+        paper="meng2022rome",
+        phase="mastery",
+        module="paramem.editing.fine_tuning",
+        function="fine_tune",
+        settings="FineTuneSettings",
+        variant={"objective": "last-token"},
+    ),
+    Method(
+        name="ft-m",
+        title="FT-M (masked objective)",
+        kind="editor",
+        paper="zhang2024knowedit",
+        phase="mastery",
+        module="paramem.editing.fine_tuning",
+        function="fine_tune",
+        settings="FineTuneSettings",
+        variant={"objective": "masked"},
     ),
 )
 
