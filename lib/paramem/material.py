@@ -1,0 +1,82 @@
+"""What a notebook works on: facts that the model knows, edits to make on it, text of the kind it was trained on.
+
+The word ``"world"`` stands for the world that a bundled testbed was trained on; anything else is a file, a folder or a hub id
+in one of the published formats, so that the same notebook runs on a testbed and on a downloaded model.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paramem.errors import BadInput
+from paramem.facts import EditRequest, Fact
+from paramem.readers import read_facts, read_requests
+
+if TYPE_CHECKING:
+    from paramem.models import LM
+    from paramem.world import World
+
+
+def facts_for(lm: LM, dataset: str = "world") -> tuple[Fact, ...]:
+    """The facts of the testbed's world, or of a file or hub id (known_1000, CounterFact, ...)."""
+    return world_behind(lm).facts if dataset == "world" else read_facts(dataset)
+
+
+def known_facts(lm: LM, facts: Iterable[Fact], n: int, seed: int = 0, *, batch_size: int = 256) -> list[Fact]:
+    """``n`` facts in random order whose object the model completes by itself, every token of it (meng2022rome, appendix B.1).
+
+    Raises BadInput when it knows fewer than ``n``.
+    """
+    shuffled = sorted(facts, key=lambda fact: fact.id)
+    random.Random(seed).shuffle(shuffled)
+    chosen: list[Fact] = []
+    for start in range(0, len(shuffled), batch_size):
+        part = shuffled[start : start + batch_size]
+        exact = lm.score([fact.prompt for fact in part], [fact.object for fact in part]).exact.tolist()
+        chosen += [fact for fact, known in zip(part, exact, strict=True) if known]
+        if len(chosen) >= n:
+            return chosen[:n]
+    raise BadInput(
+        f"{lm.name} completes {len(chosen)} of {len(shuffled)} facts, and {n} are asked for. Ask for fewer, or give facts "
+        "that it was trained on."
+    )
+
+
+def edits_for(lm: LM, dataset: str = "world", *, n: int, seed: int = 0, relations: Sequence[str] = ()) -> list[EditRequest]:
+    """``n`` edits in random order, of some relations only if any are named, with every probe that comes with them.
+
+    Raises BadInput when there are fewer than ``n``.
+    """
+    requests = world_behind(lm).edit_requests(None, seed) if dataset == "world" else read_requests(dataset)
+    found = [request for request in requests if not relations or request.relation in relations]
+    if dataset != "world":
+        random.Random(seed).shuffle(found)
+    if len(found) < n:
+        raise BadInput(f"{dataset} holds {len(found)} edits of the relations asked for, and {n} are wanted: ask for fewer.")
+    return found[:n]
+
+
+def text_for(lm: LM, source: str = "world", *, n: int = 2000, seed: int = 1) -> list[str]:
+    """``n`` passages of ordinary text: documents of the testbed's world, or the non-empty lines of a text file."""
+    if source == "world":
+        return world_behind(lm).sample_text(n, seed)
+    path = Path(source)
+    if not path.is_file():
+        raise BadInput(f"no text file {source!r}. Give a file with one passage a line, or 'world' for a bundled testbed.")
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line][:n]
+
+
+def world_behind(lm: LM) -> World:
+    """The world of a bundled testbed. Raises BadInput for any other model, whose training text is not known here."""
+    from paramem.world import testbeds, world_of
+
+    if lm.name.split("@")[0] not in {card.name for card in testbeds()}:
+        raise BadInput(
+            f"{lm.name!r} is not a bundled testbed, so there is no world behind it. Name its data: -p dataset PATH "
+            "(CounterFact, known_1000, ...) and, for second moments, -p text FILE."
+        )
+    return world_of(lm.name)

@@ -1,0 +1,119 @@
+"""Figures, all in one style: the title says the finding, axes carry units, colours survive greyscale and colour blindness.
+
+Every function takes tidy data and returns a matplotlib ``Figure`` that is closed for pyplot, so a notebook shows it once, as
+the value of its cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from .detection.causal_tracing import Trace
+
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+SITE_NAMES = {"resid_post": "state", "mlp_out": "MLP output", "attn_out": "attention output"}
+STYLE = {
+    "figure.dpi": 110,
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+
+def _figure(n_columns: int = 1, width: float = 6.4, height: float = 3.4, **kwargs) -> tuple[Figure, np.ndarray]:
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, n_columns, figsize=(width, height), squeeze=False, layout="constrained", **kwargs)
+    plt.close(figure)
+    return figure, axes[0]
+
+
+def trace_maps(traces: Sequence[Trace], title: str) -> Figure:
+    """Token x layer maps of the answer's restored probability, one panel a trace, on one common scale."""
+    figure, axes = _figure(len(traces), 3.1 * len(traces) + 1.2, 0.26 * len(traces[0].tokens) + 1.5)
+    low, high = min(t.corrupted for t in traces), max(t.clean for t in traces)
+    for axis, trace in zip(axes, traces, strict=True):
+        labels = [f"{t.strip() or t!r}{'*' if i in trace.subject else ''}" for i, t in enumerate(trace.tokens)]
+        sns.heatmap(
+            pd.DataFrame(trace.restored, index=pd.RangeIndex(len(labels))),
+            ax=axis,
+            cmap="Purples",
+            vmin=low,
+            vmax=high,
+            yticklabels=labels if axis is axes[0] else False,
+            cbar=axis is axes[-1],
+            cbar_kws={"label": f"p({trace.answer.strip()})"},
+            linewidths=0.4,
+        )
+        axis.set(xlabel="restored layer", title=SITE_NAMES[trace.settings.site])
+        axis.tick_params(axis="y", rotation=0)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
+    return figure
+
+
+def effect_curves(tables: dict[str, pd.DataFrame], title: str, *, roles: Sequence[str]) -> Figure:
+    """Average indirect effect over layers with 95 % bands: one panel a site, one line a token role."""
+    figure, axes = _figure(len(tables), 3.3 * len(tables) + 0.6, 3.3, sharey=True)
+    colours = sns.color_palette("viridis", len(roles))
+    for axis, (site, table) in zip(axes, tables.items(), strict=True):
+        for role, colour, marker in zip(roles, colours, MARKERS, strict=False):
+            rows = table[table["role"] == role]
+            axis.plot(rows["layer"], rows["mean"], color=colour, marker=marker, markersize=4, label=role)
+            axis.fill_between(rows["layer"], rows["low"], rows["high"], color=colour, alpha=0.18, linewidth=0)
+        axis.axhline(0, color="0.6", linewidth=0.8)
+        axis.set(xlabel="layer", title=SITE_NAMES.get(site, site))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[0].set_ylabel("average indirect effect on p(answer)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", title="restored at", alignment="left")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
+    return figure
+
+
+def rates(table: pd.DataFrame, title: str, *, rows: str, columns: str, xlabel: str = "share of probes") -> Figure:
+    """Shares with 95 % intervals (columns ``mean``, ``low``, ``high``): one line of points a row, one marker a column."""
+    names, kinds = list(dict.fromkeys(table[rows])), list(dict.fromkeys(table[columns]))
+    figure, (axis,) = _figure(1, 7.2, 0.62 * len(names) + 1.3)
+    offsets = np.linspace(-0.25, 0.25, len(kinds)) if len(kinds) > 1 else np.zeros(1)
+    colours = sns.color_palette("viridis", len(kinds) + 1)
+    for kind, offset, colour, marker in zip(kinds, offsets, colours, MARKERS, strict=False):
+        part = table[table[columns] == kind].set_index(rows).reindex(names)
+        spread = [(part["mean"] - part["low"]).clip(lower=0), (part["high"] - part["mean"]).clip(lower=0)]
+        y = np.arange(len(names)) + offset
+        axis.errorbar(part["mean"], y, xerr=spread, fmt=marker, color=colour, markersize=5, capsize=2, label=str(kind))
+    _rate_axis(axis, names, xlabel)
+    figure.legend(loc="outside right center", title=columns, alignment="left")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
+    return figure
+
+
+def _rate_axis(axis: Axes, names: Sequence[str], xlabel: str) -> None:
+    axis.set_yticks(range(len(names)), names)
+    axis.set(xlim=(-0.03, 1.03), xlabel=xlabel)
+    axis.invert_yaxis()
+    axis.grid(axis="x", color="0.9")
+    axis.set_axisbelow(True)
+
+
+def loss_curves(losses: dict[str, Sequence[float]], title: str, *, xlabel: str = "step", ylabel: str = "loss") -> Figure:
+    """One line a name over optimisation steps, on a logarithmic scale."""
+    figure, (axis,) = _figure(1, 5.6, 3.0)
+    for (name, values), colour, marker in zip(
+        losses.items(), sns.color_palette("viridis", len(losses)), MARKERS, strict=False
+    ):
+        axis.plot(range(len(values)), values, color=colour, marker=marker, markersize=3.5, label=name)
+    axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
+    return figure
