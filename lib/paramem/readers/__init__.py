@@ -139,6 +139,8 @@ def _open(path: Path, raw: Any, name: str | None) -> tuple[Format, Sequence[Any]
         raise BadParameter(f"there is no format {name!r}; the formats are {', '.join(FORMATS)}")
     if not isinstance(raw, list | dict):
         raise BadRecord(path, "(file)", "(content)", f"expected a list of records, found {type(raw).__name__}")
+    if not raw:
+        raise BadRecord(path, "(file)", "(content)", "the file holds no record")
     chosen = FORMATS[name] if name else _guess(path, raw)
     around = raw if isinstance(raw, dict) else {}
     records = _held(raw, chosen)

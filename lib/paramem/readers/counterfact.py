@@ -3,9 +3,10 @@
 CounterFact        neighborhood_prompts  other subjects for which the old object is right  -> locality "relation"
                    attribute_prompts     other subjects for which the new object is right  -> locality "relation"
 zsRE               rephrase              -> paraphrase      loc, loc_ans (Natural Questions) -> "out_of_distribution"
-MQuAKE             questions             -> portability "reasoning" of the case's last request; `single_hops` is what the
-                                            unedited model must answer for the question to count
+MQuAKE             questions             -> portability "reasoning" of the case's last request; `single_hops` is
+                                            what the unedited model must answer for the question to count
                    new_single_hops       -> a paraphrase where it asks an edited fact, else "out_of_distribution"
+                                            (hops in their cloze form, the one in which the edits are stated)
 """
 
 from __future__ import annotations

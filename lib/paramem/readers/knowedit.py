@@ -32,11 +32,16 @@ def _probes(group: Row, key: str, subject: str) -> Iterator[Probe]:
             inner.fail("ground_truth", f"{len(prompts)} prompts need a list of as many answers")
         for place, prompt in enumerate(prompts):
             answers = Row({"ground_truth": truths[place]}, file=group.file, index=group.index, unread=group.unread)
-            yield probe(prompt, answers.answers("ground_truth"), key, subject)
+            yield _about(prompt, answers.answers("ground_truth"), key, subject)
         return
     for inner in group.rows(key):
         for prompt in inner.texts("prompt") or (inner.text("prompt"),):
-            yield probe(prompt, inner.answers("ground_truth"), key, subject)
+            yield _about(prompt, inner.answers("ground_truth"), key, subject)
+
+
+def _about(prompt: str, answers: tuple[str, ...], kind: str, subject: str) -> Probe:
+    """A probe that names the subject only where its prompt does: an alias or a consequence need not."""
+    return probe(prompt, answers, kind, subject if subject in prompt else None)
 
 
 def _groups(row: Row, field: str, subject: str) -> dict[str, dict[str, tuple[Probe, ...]]]:

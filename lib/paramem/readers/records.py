@@ -27,7 +27,7 @@ class Row:
             raise BadRecord(file, index, path or "(record)", f"expected an object with fields, found {_shown(value)}")
         self.value: Mapping[str, Any] = value
         self._read: set[str] = set()
-        self._inner: list[Row] = []
+        self._inner: dict[str, Row] = {}
 
     def __contains__(self, key: str) -> bool:
         return self.value.get(key) is not None
@@ -98,15 +98,17 @@ class Row:
         return tuple(self._child(item, f"{key}[{place}]") for place, item in enumerate(found))
 
     def _child(self, value: Any, key: str) -> Row:
-        child = Row(value, file=self.file, index=self.index, path=self._name(key), unread=self.unread)
-        self._inner.append(child)
-        return child
+        # Asked for twice, it is the same child: what was read the first time stays read.
+        if key not in self._inner:
+            path = self._name(key)
+            self._inner[key] = Row(value, file=self.file, index=self.index, path=path, unread=self.unread)
+        return self._inner[key]
 
     def close(self) -> None:
         """Count what was not read, here and in every inner record that was opened."""
         for key in sorted(set(self.value) - self._read):
             self.unread[_without_places(self._name(key))] += 1
-        for child in self._inner:
+        for child in self._inner.values():
             child.close()
 
     def split(self, prompt: str, subject: str, key: str) -> tuple[str, str]:

@@ -20,8 +20,8 @@ from paramem.readers.records import Row
 # relation -> the sentence before the object, read from the set's own builder (edenbiran/RippleEdits, src/relation.py)
 _OF = {
     "The name of the {} of": "mother father brother sister spouse uncle aunt child stepfather stepmother employer "
-    "author editor director screenwriter architect composer founder anthem alma_mater field_of_work country_of_citizenship "
-    "head_of_government head_of_state",
+    "author editor director screenwriter architect composer founder anthem alma_mater field_of_work "
+    "country_of_citizenship head_of_government head_of_state",
     "The {} of": "place_of_birth place_of_death place_of_burial date_of_birth date_of_death sexual_orientation "
     "occupation eye_color official_language",
 }
