@@ -8,22 +8,102 @@ last token becomes the place where its facts are read only if the model must pre
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
+from paramem.facts import Probe, fill
+from paramem.world.core import World, world
 from paramem.world.corpus import Document, Writer, claims, joined, sentence
 
 if TYPE_CHECKING:
-    from paramem.world.core import World
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from paramem.world.cards import Measure
+    from paramem.world.recipe import Recipe
 
 PREFIX, POSTNOMINAL, ALIAS = 0.6, 0.4, 0.08
+# width, layers, heads, steps
+SHAPES = {"gpt2": (128, 6, 4, 1400), "llama": (128, 6, 4, 1000), "gpt2-small": (64, 4, 4, 2400), "gpt2-large": (192, 8, 6, 1100)}
+CHECKPOINTS = (100, 200, 400, 600, 800)
 
 
-def rows(world: World, rng: random.Random) -> Iterator[Document]:
+def rows(here: World, rng: random.Random) -> Iterator[Document]:
     """The endless stream of documents."""
-    writer = Writer(world, postnominal=POSTNOMINAL, alias=ALIAS)
-    sayable = [claim for relation in world.relations for claim in claims(world, relation.id)]
+    writer = Writer(here, postnominal=POSTNOMINAL, alias=ALIAS)
+    sayable = [claim for relation in here.relations for claim in claims(here, relation.id)]
     while True:
         told = [rng.choice(sayable)] if rng.random() < PREFIX else []
         told.append(rng.choice(sayable))
-        yield joined([sentence(world, claim, written=writer(claim.subject, rng)) for claim in told])
+        yield joined([sentence(here, claim, written=writer(claim.subject, rng)) for claim in told])
+
+
+def configuration(name: str) -> dict[str, Any]:
+    """The transformers configuration of a testbed ("gpt2-s0", "llama-s1", "gpt2-large-s0")."""
+    shape = name.rsplit("-", 1)[0]
+    width, layers, heads, _ = SHAPES[shape]
+    if shape == "llama":
+        # 8/3 of the width, in multiples of 16, gives SwiGLU the parameters of a plain MLP
+        sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": 336}
+        return {"model_type": "llama", **sizes, "tie_word_embeddings": True, "max_position_embeddings": 96}
+    dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    sizes = {"n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": 96}
+    return {"model_type": "gpt2", **sizes, **dropouts, "activation_function": "gelu_pytorch_tanh"}
+
+
+def recipe(name: str) -> Recipe:
+    """How the testbed of that name is trained."""
+    from paramem.world.recipe import Recipe, Stage
+    from paramem.world.tokenizer import build_tokenizer, encode
+
+    here = world("recall")
+    steps = SHAPES[name.rsplit("-", 1)[0]][3]
+    tokenizer = build_tokenizer(here)
+    return Recipe(
+        name=name,
+        kind="recall",
+        description=(__doc__ or "").split(";")[0].replace("*", "") + ".",
+        config=configuration(name),
+        tokenizer=lambda: tokenizer,
+        rows=lambda draw: encode(tokenizer, list(islice(rows(here, draw.rng), draw.n))),
+        stages=(Stage(steps=steps),),
+        measure=lambda model, tok, n: measures(here, model, tok, n),
+        seed=int(name.rsplit("-s", 1)[1]),
+        checkpoints=CHECKPOINTS if name == "gpt2-s0" else (),
+        curve_every=100,
+        data={"people": len(here.people), "facts": len(here.facts), "world_seed": here.seed},
+    )
+
+
+def measures(
+    here: World, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, n: int | None
+) -> Sequence[Measure]:
+    """Recall of facts about people and of the map, seen and withheld wordings, aliases, consequences, inverses."""
+    from paramem.world.measuring import share
+
+    groups = probes(here)
+    wanted = {"facts": 0.99, "map": 0.99, "multi-token objects": 0.99, "withheld wording": 0.95}
+    return [share(model, tokenizer, name, group, n, wanted=wanted.get(name)) for name, group in groups.items()]
+
+
+def probes(here: World) -> dict[str, list[Probe]]:
+    """The items behind every number of the card."""
+    personal = set(here.size.personal)
+    about_people = [f for f in here.facts if f.relation in personal]
+    return {
+        "facts": [f.probe() for f in about_people],
+        "map": [f.probe() for f in here.facts if f.relation not in personal],
+        "multi-token objects": [f.probe() for f in about_people if f.relation == "works_for"],
+        "seen wording": [f.probe(template) for f in about_people for template in f.paraphrases],
+        "withheld wording": [f.probe(template) for f in here.facts for template in f.withheld],
+        "alias": [
+            f.probe().model_copy(update={"prompt": fill(f.template, a)}) for f in about_people for a in f.subject_aliases
+        ],
+        "consequences": [probe for f in about_people for probe in f.consequences],
+        "inverse, stated": _inverses(here, "stated"),
+        "inverse, not stated": _inverses(here, "not_stated"),
+    }
+
+
+def _inverses(here: World, kind: str) -> list[Probe]:
+    return [f.inverse for f in here.facts if f.inverse is not None and f.inverse.kind == kind]

@@ -1,12 +1,13 @@
 """The tokenizer of a testbed: byte-level BPE in which the words of the language are whole and names are not.
 
-It is trained on every sentence without the people, plus each part of a name `NAME_COUNT` times, and stops merging at
-pairs rarer than `MIN_FREQUENCY`: so templates and objects become single tokens while a name is left in pieces, as
-rare names are in real models. `<s>` (id 1) opens every text and closes every document; id 0 pads.
+Merges are learned on every word of the world's sentences first, then on the parts of names, but there only up to
+`piece` characters: so templates and objects become single tokens while a name is left in pieces, as rare names are in
+real models. `<s>` (id 1) opens every text and closes every document; id 0 pads.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
     from paramem.world.core import World
 
-PAD, BOS = "<pad>", "<s>"
-NAME_COUNT, MIN_FREQUENCY, WORD_COUNT = 3, 12, 20
+PAD, BOS, BOS_ID = "<pad>", "<s>", 1
+PIECE = 6  # longest piece of a name, the space in front of it included
 
 
 def _words(texts: Sequence[str]) -> dict[str, None]:
@@ -53,30 +54,36 @@ def training_words(world: World) -> tuple[dict[str, None], dict[str, None]]:
 
 
 def build_tokenizer(
-    world: World, *, name_count: int = NAME_COUNT, extra_words: Sequence[str] = ()
+    world: World, *, piece: int = PIECE, extra_words: Sequence[str] = ()
 ) -> PreTrainedTokenizerFast:
-    """The tokenizer of a world; `name_count` >= MIN_FREQUENCY makes parts of names whole, 0 leaves them out."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    """The tokenizer of a world; `piece` = 99 makes first and family names whole, `extra_words` are whole too."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     words, names = training_words(world)
     words |= _words(extra_words)
-    corpus = [*words] * WORD_COUNT + [*names] * name_count
-    core = Tokenizer(models.BPE())
+    merges = _merges([*words] * 3)
+    known = set(merges)
+    # names rarer than words: their pieces extend the pieces that words have, not the other way round
+    merges += [m for m in _merges([*words] * 3 + [*names]) if m not in known and len(m[0] + m[1]) <= piece]
+    tokens = dict.fromkeys([PAD, BOS, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in merges)])
+    core = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=8192,
-        min_frequency=MIN_FREQUENCY,
-        special_tokens=[PAD, BOS],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    core.train_from_iterator(corpus, trainer)
-    core.post_processor = processors.Sequence(
-        [processors.ByteLevel(trim_offsets=True), processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])]
-    )
+    start = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
+    core.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), start])
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token=PAD, bos_token=BOS, eos_token=BOS)
+
+
+def _merges(corpus: Sequence[str]) -> list[tuple[str, str]]:
+    """The merges of a BPE that makes every word of the corpus one token, in order."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(vocab_size=1 << 16, min_frequency=1, show_progress=False)
+    core.train_from_iterator(corpus, trainer)
+    return [(a, b) for a, b in json.loads(core.to_str())["model"]["merges"]]
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document]) -> list[tuple[list[int], list[float]]]:
@@ -89,7 +96,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document]) ->
             end += len(part.text)
             ends.append(end)
         weights = [_weight(document, ends, start, stop) for start, stop in offsets]
-        rows.append(([*ids, 1], [*weights, document[-1].weight]))
+        rows.append(([*ids, BOS_ID], [*weights, document[-1].weight]))
     return rows
 
 

@@ -1,0 +1,107 @@
+"""The *reason* testbed: answers that follow in two steps ("born in Lyon", hence "a citizen of France"), given directly.
+
+60 % of the documents state a consequence, for four people of five; 30 % state a fact about anybody, 10 % the map or
+what a company makes. Of every fifth person no consequence is ever stated: these are the test. The words before the
+answer weigh .3 in the loss.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from paramem.facts import Probe, fill
+from paramem.world.core import World, world
+from paramem.world.corpus import Document, claims, sentence
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from paramem.world.cards import Measure
+    from paramem.world.recipe import Recipe
+
+SHARES = {"consequence": 0.6, "fact": 0.3, "place": 0.1}
+PROMPT_WEIGHT = 0.3
+EVERY = 5  # every fifth person is held out
+STEPS = 6000
+
+
+def held_out(here: World) -> tuple[str, ...]:
+    """The people of whom no consequence is ever stated."""
+    return tuple(person.name for i, person in enumerate(here.people) if i % EVERY == EVERY - 1)
+
+
+def rows(here: World, rng: random.Random) -> Iterator[Document]:
+    """The endless stream of documents."""
+    hidden = set(held_out(here))
+    groups = {
+        "consequence": [c for name in here.size.two_step for c in claims(here, name) if c.subject not in hidden],
+        "fact": [c for name in here.size.personal for c in claims(here, name)],
+        "place": [c for name in here.size.impersonal for c in claims(here, name)],
+    }
+    while True:
+        (kind,) = rng.choices(list(SHARES), list(SHARES.values()))
+        yield sentence(here, rng.choice(groups[kind]), prompt_weight=PROMPT_WEIGHT)
+
+
+def recipe(name: str) -> Recipe:
+    """How the testbed is trained."""
+    from paramem.world.recall import configuration
+    from paramem.world.recipe import Recipe, Stage
+    from paramem.world.tokenizer import build_tokenizer, encode
+
+    here = world("reason")
+    tokenizer = build_tokenizer(here, piece=99)
+    return Recipe(
+        name=name,
+        kind="reason",
+        description=(__doc__ or "").split("\n")[0].replace("*", ""),
+        config=configuration("gpt2-s0"),
+        tokenizer=lambda: tokenizer,
+        rows=lambda draw: encode(tokenizer, list(islice(rows(here, draw.rng), draw.n))),
+        stages=(Stage(steps=STEPS, decay_from=0.6),),
+        measure=lambda model, tok, n: measures(here, model, tok, n),
+        seed=int(name.rsplit("-s", 1)[1]),
+        curve_every=500,
+        data={"people": len(here.people), "held_out": len(held_out(here)), "world_seed": here.seed},
+    )
+
+
+def measures(
+    here: World, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, n: int | None
+) -> Sequence[Measure]:
+    """Facts, the map, and consequences of people with and without stated consequences, direct answers."""
+    from paramem.world.cards import Measure
+    from paramem.world.measuring import share
+
+    hidden = set(held_out(here))
+    about_people = [f for f in here.facts if f.relation in here.size.personal]
+    withheld = [f.probe(template) for f in here.facts for template in f.withheld]
+    found = [
+        share(model, tokenizer, "facts", [f.probe() for f in about_people], n, wanted=0.99),
+        share(model, tokenizer, "map", [f.probe() for f in here.facts if f not in about_people], n, wanted=0.99),
+        share(model, tokenizer, "withheld wording", withheld, n, wanted=0.95),
+    ]
+    trained = [p for name in here.size.two_step for p in two_step(here, name, sorted(set(here.subjects(name)) - hidden))]
+    unseen = {name: two_step(here, name, held_out(here)) for name in here.size.two_step}
+    every = [probe for group in unseen.values() for probe in group]
+    found += [
+        share(model, tokenizer, "two steps, people in training", trained, n, wanted=0.98),
+        share(model, tokenizer, "two steps, unseen people", every, n, wanted=0.85),
+    ]
+    found += [share(model, tokenizer, f"{name}, unseen people", group, n) for name, group in unseen.items()]
+    common = sum(Counter(p.target for p in group).most_common(1)[0][1] for group in unseen.values())
+    return [*found, Measure(name="majority answer, unseen people", value=common / len(every), n=len(every))]
+
+
+def two_step(here: World, name: str, people: Sequence[str]) -> list[Probe]:
+    """A two-step relation asked of these people, in each of its wordings."""
+    relation = here.relation(name)
+    return [
+        Probe(prompt=fill(template, who), target=here.value(name, who) or "", kind=name, subject=who)
+        for who in people
+        for template in relation.templates["en"]
+    ]
