@@ -1,0 +1,364 @@
+"""The *read* testbed: answer from a passage, also against memory; fall back on memory; say "I don't know."
+
+    >>> from paramem.world import world
+    >>> rules = Rules(world("read"))
+    >>> rules.question_allowed("born_in", world("read").people[1].name)
+    True
+
+Rows mix statements, questions without a passage, and passages of one to five sentences with several questions behind
+them. What is held out is decided in `Rules` and nowhere else: every row asks it before it says anything.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from paramem.world.core import World, world
+from paramem.world.corpus import Document, Part
+from paramem.world.relations import Relation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from paramem.world.recipe import Draw, Recipe, Row
+
+REFUSAL = "I don't know"
+MAX_LENGTH = 192
+# Loss weights. Passages and prompts count a little, so that the model also writes them; their objects are not to be
+# learned as facts.
+ANSWER, STOP, QUESTION, PASSAGE, PROMPT = 1.0, 0.2, 0.05, 0.01, 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Rules:
+    """Who and what is kept out of which rows of the read world."""
+
+    world: World
+
+    @cached_property
+    def relations(self) -> tuple[Relation, ...]:
+        return self.world.relations
+
+    @cached_property
+    def _row(self) -> Mapping[str, int]:
+        return {relation.id: i for i, relation in enumerate(self.relations)}
+
+    @cached_property
+    def _order(self) -> Mapping[str, int]:
+        return {person.name: i for i, person in enumerate(self.world.people)}
+
+    @cached_property
+    def known(self) -> tuple[str, ...]:
+        """Everybody the texts state facts of."""
+        return tuple(self._order)
+
+    @cached_property
+    def quiet(self) -> tuple[str, ...]:
+        """Known people who occur in no training passage and are asked after none (every fourth)."""
+        return self.known[::4]
+
+    @cached_property
+    def met(self) -> tuple[str, ...]:
+        """Known people who do occur in training passages."""
+        return tuple(name for i, name in enumerate(self.known) if i % 4)
+
+    @cached_property
+    def training_strangers(self) -> tuple[str, ...]:
+        """Names of nobody that training may use; three in four of all."""
+        names = self.world.strangers
+        return names[: len(names) * 3 // 4]
+
+    @cached_property
+    def new_strangers(self) -> tuple[str, ...]:
+        """Names of nobody that no row uses (each part of them does occur)."""
+        return self.world.strangers[len(self.training_strangers) :]
+
+    @cached_property
+    def _stranger_set(self) -> frozenset[str]:
+        return frozenset(self.training_strangers)
+
+    def is_training_stranger(self, name: str) -> bool:
+        return name in self._stranger_set
+
+    def templates(self, relation: str, subject: str) -> tuple[str, ...]:
+        """The wordings in which rows may state this of the subject; new names have no withheld one."""
+        return self._allowed.get((relation, subject)) or self._all[relation]
+
+    @cached_property
+    def _all(self) -> Mapping[str, tuple[str, ...]]:
+        return {relation.id: relation.templates["en"] for relation in self.relations}
+
+    @cached_property
+    def _allowed(self) -> Mapping[tuple[str, str], tuple[str, ...]]:
+        allowed = {}
+        for relation, texts in self._all.items():
+            for name in self.known:
+                held = self.world.withheld_template(relation, name)
+                allowed[relation, name] = tuple(text for i, text in enumerate(texts) if i != held)
+        return allowed
+
+    @cached_property
+    def objects(self) -> Mapping[str, tuple[str, ...]]:
+        """Relation -> everything it can have as its object."""
+        return {relation.id: self.world.objects(relation.id) for relation in self.relations}
+
+    @cached_property
+    def questions(self) -> Mapping[str, tuple[str, ...]]:
+        """Relation -> the wordings of its question, in their frame."""
+        return {relation.id: relation.questions["en"] for relation in self.relations}
+
+    @cached_property
+    def memory(self) -> Mapping[tuple[str, str], str]:
+        """(person, relation) -> object, for known people."""
+        return {(p.name, r.id): p.values[r.id] for p in self.world.people for r in self.relations}
+
+    def question_allowed(self, relation: str, subject: str) -> bool:
+        """Whether rows may ask this as a question (one known (person, relation) in five is only stated)."""
+        order = self._order.get(subject)
+        return order is None or (order + self._row[relation]) % 5 != 0
+
+    def passage_allowed(self, subject: str) -> bool:
+        """Whether the subject may occur in a row with a passage."""
+        order = self._order.get(subject)
+        return self.is_training_stranger(subject) if order is None else order % 4 != 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """Shares of the kinds of rows, and how passages are drawn.
+
+    in_passage     share of the questions whose answer stands in the passage
+    one_relation   share of passages whose sentences all have one relation, so that only the name tells them apart
+    shared_name    share of people in a passage who share a part of their name with another one there
+    """
+
+    fact: float
+    question: float
+    passage: float
+    sentences: tuple[int, ...] = (1, 2, 3, 3, 4, 5)
+    in_passage: float = 0.6
+    one_relation: float = 0.4
+    shared_name: float = 0.15
+
+
+FIRST = Mix(fact=0.45, question=0.10, passage=0.45)
+MAIN = Mix(fact=0.16, question=0.14, passage=0.70)
+# Far more questions without a passage: this is what lets people never met in a passage be remembered beside one.
+LAST = Mix(fact=0.10, question=0.40, passage=0.50, sentences=(1, 2, 3, 4), in_passage=0.5, one_relation=0.25)
+
+Cell = tuple[str, str]  # (person, relation)
+
+
+@dataclass(frozen=True, eq=False)
+class Writer:
+    """Writes rows of the read world from a generator, within the rules."""
+
+    rules: Rules
+    rng: random.Random
+
+    def row(self, mix: Mix) -> list[Part]:
+        """One row: statements, questions, or a passage with questions."""
+        kind = self.rng.choices((self.facts, self.questions), (mix.fact, mix.question))[0]
+        return self.passage(mix) if self.rng.random() < mix.passage else kind()
+
+    def facts(self) -> list[Part]:
+        """One to six true statements about random people."""
+        parts: list[Part] = []
+        for _ in range(self.rng.randint(1, 6)):
+            name, relation = self.rng.choice(self.rules.known), self.rng.choice(self.rules.relations).id
+            parts += self._stated((name, relation), self.rules.memory[name, relation], PROMPT)
+        return parts
+
+    def questions(self) -> list[Part]:
+        """One to four questions about known people and strangers, without a passage."""
+        parts: list[Part] = []
+        for _ in range(self.rng.randint(1, 4)):
+            cell = self._askable(self._somebody(self.rules.known, 0.65))
+            parts += self._asked(cell, self._memory(cell))
+        return parts
+
+    def passage(self, mix: Mix) -> list[Part]:
+        """Sentences (the objects of known people mostly wrong), then four to six questions, each a new one."""
+        said = self._sentences(mix)
+        parts = [Part(f" {self._statement(cell)} {thing}.", PASSAGE) for cell, thing in said.items()]
+        done: set[Cell] = set()
+        for _ in range(self.rng.randint(4, 6)):
+            inside = self.rng.random() < mix.in_passage
+            cell = self.rng.choice(list(said)) if inside else self._outside(said)
+            if cell in done or inside != (cell in said):
+                continue
+            done.add(cell)
+            answer = said[cell] if inside else self._memory(cell)
+            stated = answer != REFUSAL and self.rng.random() < 0.25
+            if stated or not self.rules.question_allowed(cell[1], cell[0]):
+                parts += self._stated(cell, answer, QUESTION)
+            else:
+                parts += self._asked(cell, answer)
+        return parts
+
+    def _sentences(self, mix: Mix) -> dict[Cell, str]:
+        """Random cells of a grid of people x relations: neither a name nor a relation alone tells the answer."""
+        rng, n = self.rng, self.rng.choice(mix.sentences)
+        if rng.random() < mix.one_relation:
+            wide, high = n, 1
+        else:
+            grids = [(p, r) for p in range(1, 5) for r in range(1, 5) if n <= p * r <= 3 * n]
+            wide, high = rng.choice(grids)
+        people = self._people(wide, mix.shared_name)
+        relations = rng.sample(self.rules.relations, high)
+        cells = rng.sample([(person, relation.id) for person in people for relation in relations], n)
+        said: dict[Cell, str] = {}
+        for cell in cells:
+            said[cell] = self._object(cell, taken=set(said.values()))
+        return said
+
+    def _people(self, n: int, shared: float) -> list[str]:
+        people: list[str] = []
+        while len(people) < n:
+            like = people and self.rng.random() < shared
+            name = self._namesake(self.rng.choice(people)) if like else self._somebody(self.rules.met, 0.5)
+            if name not in people:
+                people.append(name)
+        return people
+
+    def _somebody(self, known: Sequence[str], share: float) -> str:
+        """One of the known people, or a stranger that training may use."""
+        return self.rng.choice(known if self.rng.random() < share else self.rules.training_strangers)
+
+    def _namesake(self, name: str) -> str:
+        """A training stranger with the same first or the same last name."""
+        first, last = name.split()
+        while True:
+            other = self.rng.choice(self.rules.training_strangers).split()
+            found = f"{first} {other[1]}" if self.rng.random() < 0.5 else f"{other[0]} {last}"
+            if self.rules.is_training_stranger(found):
+                return found
+
+    def _object(self, cell: Cell, taken: set[str]) -> str:
+        """What a passage says: for known people the truth in three of ten cases, else anything not yet said."""
+        true = self.rules.memory.get(cell)
+        if true is not None and true not in taken and self.rng.random() < 0.3:
+            return true
+        return self.rng.choice([thing for thing in self.rules.objects[cell[1]] if thing not in taken])
+
+    def _outside(self, said: Mapping[Cell, str]) -> Cell:
+        """A cell that shares its person or its relation with a sentence (it may turn out to be in the passage)."""
+        person, relation = self.rng.choice(list(said))
+        if self.rng.random() < 0.5:
+            return person, self.rng.choice(self.rules.relations).id
+        return self._somebody(self.rules.met, 0.6), relation
+
+    def _askable(self, name: str) -> Cell:
+        allowed = [r.id for r in self.rules.relations if self.rules.question_allowed(r.id, name)]
+        return name, self.rng.choice(allowed)
+
+    def _memory(self, cell: Cell) -> str:
+        return self.rules.memory.get(cell, REFUSAL)
+
+    def _statement(self, cell: Cell) -> str:
+        return self.rng.choice(self.rules.templates(cell[1], cell[0])).replace("{}", cell[0])
+
+    def _stated(self, cell: Cell, answer: str, weight: float) -> list[Part]:
+        return [Part(f" {self._statement(cell)}", weight), Part(f" {answer}", ANSWER), Part(".", STOP)]
+
+    def _asked(self, cell: Cell, answer: str) -> list[Part]:
+        question = self.rng.choice(self.rules.questions[cell[1]]).replace("{}", cell[0])
+        return [Part(f" {question}", QUESTION), Part(f" {answer}", ANSWER), Part(".", STOP)]
+
+
+def rows(here: World, rng: random.Random) -> Iterator[Document]:
+    """The endless stream of rows of the last stage, each drawn independently."""
+    writer = Writer(Rules(here), rng)
+    while True:
+        first, *rest = writer.row(LAST)
+        yield (Part(first.text.lstrip(), first.weight), *rest)
+
+
+def mix_of(stage: str, progress: float) -> Mix:
+    """Statements first (memorising names builds what matching them needs), then passages, then more questions."""
+    if stage == "last":
+        return LAST
+    return FIRST if progress < 0.15 else MAIN
+
+
+def texts(here: World) -> Iterator[str]:
+    """Every word that a row can contain, with the punctuation that follows it."""
+    yield f"{REFUSAL}."
+    for relation in here.relations:
+        for template in relation.templates["en"] + relation.questions["en"]:
+            yield template.replace("{}", "")
+        yield from (f"{thing}." for thing in here.objects(relation.id))
+    yield from (person.name for person in (*here.people, *here.unseen_people))
+    yield from here.strangers
+
+
+def tokenizer(here: World) -> PreTrainedTokenizerFast:
+    from paramem.world.vocabulary import word_tokenizer
+
+    return word_tokenizer(texts(here), MAX_LENGTH)
+
+
+def encoder(here: World) -> Callable[[Draw], list[Row]]:
+    """A recipe's row generator: rows as ids, between `<s>` and `<s>`."""
+    from paramem.world.vocabulary import WordIds
+
+    encode, rules = WordIds(tokenizer(here)), Rules(here)
+
+    def draw(request: Draw) -> list[Row]:
+        writer, mix = Writer(rules, request.rng), mix_of(request.stage, request.progress)
+        return [as_row(writer.row(mix), encode) for _ in range(request.n)]
+
+    return draw
+
+
+def as_row(parts: Sequence[Part], encode: Callable[[str], list[int]]) -> Row:
+    """Ids and loss weights of a row; it ends with `<s>`, which counts as little as a full stop."""
+    ids, weights = [1], [0.0]
+    for part in parts:
+        new = encode(part.text)
+        ids += new
+        weights += [part.weight] * len(new)
+    return [*ids, 1], [*weights, STOP]
+
+
+def recipe(name: str = "read-s0") -> Recipe:
+    """The recipe of the bundled read testbed."""
+    from paramem.world.reading import measure
+    from paramem.world.recipe import Recipe, Stage
+
+    here = world("read")
+    rules = Rules(here)
+    config = {
+        "model_type": "llama",
+        "hidden_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "intermediate_size": 336,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": MAX_LENGTH,
+    }
+    main = Stage(name="main", steps=4600, lr=2e-3, decay_from=0.6, rows=40, cut="tokens")
+    last = Stage(name="last", steps=2500, lr=1.5e-3, decay_from=0.25, rows=40, cut="tokens")
+    return Recipe(
+        name=name,
+        kind="read",
+        description="Passages of one to five sentences with questions, statements, and refusals of unknown people.",
+        config=config,
+        tokenizer=lambda: tokenizer(here),
+        rows=encoder(here),
+        stages=(main, last),
+        measure=measure,
+        curve_every=500,
+        data={
+            "people": len(rules.known),
+            "people never in passages": len(rules.quiet),
+            "relations": [relation.id for relation in rules.relations],
+            "strangers in training": len(rules.training_strangers),
+            "strangers kept for tests": len(rules.new_strangers),
+        },
+    )
