@@ -4,8 +4,8 @@
     arch.hook_point(Site("mlp_out", 3))        # which module, and which side of it
     arch.weight(3, "down")                     # parameter name, Parameter, is it stored transposed?
 
-A `Layout` is the plain description of a family (attribute paths); an `Architecture` is a layout bound to one model. Adding a
-family means adding a row to `LAYOUTS`.
+A `Layout` is the plain description of a family (attribute paths); an `Architecture` is a layout bound to one model.
+Adding a family means adding a row to `LAYOUTS`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -171,9 +171,14 @@ LAYOUTS: Mapping[str, Layout] = {
 }
 
 
+def _module(root: nn.Module, path: str) -> nn.Module:
+    found: nn.Module = attrgetter(path)(root)
+    return found
+
+
 def require_supported(model_type: str | None) -> Layout:
     """The layout of a family; raises `UnsupportedArchitecture`."""
-    if model_type not in LAYOUTS:
+    if model_type is None or model_type not in LAYOUTS:
         raise UnsupportedArchitecture(
             f"model type {model_type!r} has no architecture map; supported are {', '.join(LAYOUTS)}. "
             "Another family is one more row of LAYOUTS in paramem/arch.py."
@@ -190,7 +195,7 @@ def architecture_of(model: PreTrainedModel) -> Architecture:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Architecture:
-    """A layout bound to one model. `parallel` families add attention and MLP of the same input, and have no `resid_mid`."""
+    """A layout bound to one model. `parallel` families add attention and MLP of one input and have no `resid_mid`."""
 
     model: PreTrainedModel = field(repr=False)
     layout: Layout = field(repr=False)
@@ -200,27 +205,29 @@ class Architecture:
     @property
     def body(self) -> nn.Module:
         """The model without its head."""
-        return attrgetter(self.layout.body)(self.model)
+        return _module(self.model, self.layout.body)
 
     @property
     def blocks(self) -> nn.ModuleList:
-        return attrgetter(self.layout.blocks)(self.body)
+        return cast(nn.ModuleList, _module(self.body, self.layout.blocks))
 
     @property
     def tokens(self) -> nn.Embedding:
-        return attrgetter(self.layout.tokens)(self.body)
+        return cast(nn.Embedding, _module(self.body, self.layout.tokens))
 
     @property
     def positions(self) -> nn.Embedding | None:
-        return attrgetter(self.layout.positions)(self.body) if self.layout.positions else None
+        path = self.layout.positions
+        return cast(nn.Embedding, _module(self.body, path)) if path else None
 
     @property
     def final_norm(self) -> nn.Module:
-        return attrgetter(self.layout.final_norm)(self.body)
+        return _module(self.body, self.layout.final_norm)
 
     @property
     def head(self) -> nn.Module:
-        return self.model.get_output_embeddings()
+        head: nn.Module = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        return head
 
     @property
     def n_layers(self) -> int:
@@ -228,7 +235,7 @@ class Architecture:
 
     @property
     def n_heads(self) -> int:
-        return self.model.config.num_attention_heads
+        return int(self.model.config.num_attention_heads)
 
     @property
     def d_model(self) -> int:
@@ -236,8 +243,12 @@ class Architecture:
 
     @property
     def d_mlp(self) -> int:
-        ref = self.weight(0, "down")
-        return ref.parameter.shape[0 if ref.transposed else 1]
+        return self.width(Site("mlp_hidden", 0))
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of logits."""
+        return int(cast(Tensor, self.head.weight).shape[0])
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -259,16 +270,25 @@ class Architecture:
             raise BadSite(f"site {site}: layer must be 0..{last} in this {self.family} model")
         return site
 
+    def width(self, site: Site) -> int:
+        """The last axis of a site's states; raises `BadSite`."""
+        self.check_site(site)
+        if site.kind not in ("attn_hidden", "mlp_hidden"):
+            return self.d_model
+        ref = self.weight(site.layer, "attn_out" if site.kind == "attn_hidden" else "down")
+        return ref.parameter.shape[0 if ref.transposed else 1]
+
     def linear(self, layer: int, role: str) -> nn.Module:
         """The linear module of a role (`weight` lists them) in a layer; raises `BadParameter`."""
-        return attrgetter(self._path(role))(self._block(layer))
+        return _module(self._block(layer), self._path(role))
 
     def weight(self, layer: int, role: str) -> WeightRef:
-        """A weight matrix by role: `down`, `up`, `attn_out`, and `gate`, `q`, `k`, `v` or `qkv` where the family has them.
+        """A weight matrix by role: `down`, `up`, `attn_out`, and `gate`, `q`, `k`, `v` or `qkv` where the family has
+        them.
 
         Raises `BadParameter` for an unknown role or layer.
         """
-        parameter = self.linear(layer, role).weight
+        parameter = cast(nn.Parameter, self.linear(layer, role).weight)
         name = f"{self.layout.body}.{self.layout.blocks}.{layer}.{self._path(role)}.weight"
         return WeightRef(name, parameter, self.layout.transposed)
 
@@ -282,15 +302,15 @@ class Architecture:
             return HookPoint(block, "output")
         if site.kind == "resid_mid":
             # The norm and the skip connection read the same tensor, so only writing into it reaches both.
-            return HookPoint(attrgetter(str(self.layout.mlp_norm))(block), "in_place_input")
+            return HookPoint(_module(block, str(self.layout.mlp_norm)), "in_place_input")
         if site.kind in ("attn_hidden", "mlp_hidden"):
             return HookPoint(self.linear(site.layer, "attn_out" if site.kind == "attn_hidden" else "down"), "input")
-        module = attrgetter(self.layout.attention if site.kind == "attn_out" else self.layout.mlp)(block)
+        module = _module(block, self.layout.attention if site.kind == "attn_out" else self.layout.mlp)
         return HookPoint(module, "input" if site.kind == "mlp_in" else "output")
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """`[B, T]` token ids, positions counted from 0, to the input of layer 0 `[B, T, d_model]`."""
-        hidden = self.tokens(input_ids)
+        hidden: Tensor = self.tokens(input_ids)
         if self.positions is not None:
             places = torch.arange(input_ids.shape[1], device=input_ids.device)
             hidden = hidden + self.positions(places).to(hidden.device)
@@ -298,7 +318,8 @@ class Architecture:
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Final norm and head: `[..., d_model]` to logits `[..., vocabulary]`."""
-        return self.head(self.final_norm(hidden))
+        logits: Tensor = self.head(self.final_norm(hidden))
+        return logits
 
     def _block(self, layer: int) -> nn.Module:
         if not 0 <= layer < self.n_layers:

@@ -1,8 +1,8 @@
 """Continuing prompts token by token with a key-value cache.
 
-Rows are padded on the left, so that all of them grow at the same column, with positions counted from each row's first real token.
-A row's continuation does not depend on the rows beside it: sampling draws from a generator seeded by the seed, the prompt and how
-often that prompt came before.
+Rows are padded on the left, so that all of them grow at the same column, with positions counted from each row's first
+real token. A row's continuation does not depend on the rows beside it: sampling draws from a generator seeded by the
+seed, the prompt and how often that prompt came before.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def generate(lm: LM, prompts: Sequence[str], sampling: Sampling) -> list[str]:
 
 
 def choose(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator] | None = None) -> Tensor:
-    """The next token of each row of logits `[B, V]`, as `[B]`; drawn by adding Gumbel noise when there are generators."""
+    """The next token for logits `[B, V]`, as `[B]`; drawn by adding Gumbel noise when there are generators."""
     if generators is None:
         return logits.argmax(-1)
     logits = logits.double() / sampling.temperature
@@ -81,7 +81,7 @@ def choose(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Genera
 
 
 class _Stream:
-    """One model reading its own encoding of the prompts, then the tokens chosen for all; mixed models are streams within."""
+    """One model reading its encoding of the prompts, then the tokens chosen; mixed models are streams within."""
 
     def __init__(self, lm: LM, prompts: Sequence[str], max_new_tokens: int) -> None:
         self.lm = lm
@@ -125,14 +125,15 @@ class _Stream:
                 past_key_values=self.cache,
                 use_cache=True,
             ).last_hidden_state
-            return arch.head(hidden[:, -1])
+            logits: Tensor = arch.head(hidden[:, -1])
+        return logits
 
     def _check(self, lengths: Tensor, prompts: Sequence[str], max_new_tokens: int) -> None:
         row = int(lengths.argmax())
         if int(lengths[row]) + max_new_tokens > self.lm.max_length:
             raise PromptTooLong(
-                f"prompt {row}, {prompts[row][:40]!r}, has {int(lengths[row])} tokens; with max_new_tokens={max_new_tokens} "
-                f"it exceeds the context of {self.lm.max_length}: shorten the prompt or generate less"
+                f"prompt {row}, {prompts[row][:40]!r}, has {int(lengths[row])} tokens; with "
+                f"max_new_tokens={max_new_tokens} it exceeds the context of {self.lm.max_length}: shorten the prompt or generate less"
             )
 
 
@@ -172,7 +173,7 @@ class _Texts:
         return whole[len(start) :] if whole.startswith(start) else self._decode(self.new[row])
 
     def _decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _ends(lm: LM) -> Iterator[int]:

@@ -73,10 +73,11 @@ def hooked(
 ) -> Iterator[dict[Site, Tensor]]:
     """Capture and patch sites in the forwards run inside the context; yields the dictionary of captured states.
 
-    A patch maps a state to the state that takes its place (same shape; it must not write into its argument). What is captured at
-    a patched site is the patched state. Raises `BadSite`.
+    A patch maps a state to the state that takes its place (same shape; it must not write into its argument). What is
+    captured at a patched site is the patched state. Raises `BadSite`.
     """
-    patches, wanted, states = dict(patch or {}), set(capture), {}
+    patches, wanted = dict(patch or {}), set(capture)
+    states: dict[Site, Tensor] = {}
     # Sites that share a module (embed and resid_pre of layer 0) take effect in the order of computation.
     sites = sorted(
         wanted | patches.keys(), key=lambda site: (site.layer, KINDS.index(site.kind) if site.kind in KINDS else -1)
@@ -130,8 +131,9 @@ def _visitor(site: Site, patch: Patch | None, states: dict[Site, Tensor] | None)
 class Blocks:
     """What every block was called with in one plain forward of a batch, so that any stretch of blocks can be run again.
 
-    `resid_pre[l]` is the input of block `l`, `resid_pre[n_layers]` the output of the last one, each `[B, T, d_model]`. The calls'
-    other arguments (rotary tables, positions; never a padding mask, see `paramem.tokens`) do not depend on the row.
+    `resid_pre[l]` is the input of block `l`, `resid_pre[n_layers]` the output of the last one, each `[B, T, d_model]`.
+    The calls' other arguments (rotary tables, positions; never a padding mask, see `paramem.tokens`) do not depend on
+    the row.
     """
 
     arch: Architecture = field(repr=False)
@@ -142,10 +144,11 @@ class Blocks:
     def forward(
         self, hidden: Tensor, start: int = 0, stop: int | None = None, *, patch: Mapping[Site, Patch] | None = None
     ) -> Tensor:
-        """Run blocks `start..stop-1` on `hidden [B', T, d_model]`, the input of block `start`; returns the last one's output.
+        """Run blocks `start..stop-1` on `hidden [B', T, d_model]`, the input of block `start`; returns the last one's
+        output.
 
-        Differentiable with respect to `hidden` and to whatever the patches use. `B'` is the batch's number of rows, or any
-        number when the batch has one row. Raises `BadInput`, `BadSite`.
+        Differentiable with respect to `hidden` and to whatever the patches use. `B'` is the batch's number of rows, or
+        any number when the batch has one row. Raises `BadInput`, `BadSite`.
         """
         stop = self.arch.n_layers if stop is None else stop
         self._check(hidden, start, stop)

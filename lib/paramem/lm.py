@@ -5,8 +5,8 @@
     lm.generate(["The capital of France is"])
     lm.run(lm.encode(["The capital of France is"]), capture=[Site("mlp_out", 3)]).states
 
-Parameters do not require gradients after `load`; a method that trains some of them says so for these, and methods that optimise
-a hidden state get gradients through `run` and `Blocks.forward` without building graphs for the weights.
+Parameters do not require gradients after `load`; a method that trains some of them says so for these, and methods that
+optimise a hidden state get gradients through `run` and `Blocks.forward` without building graphs for the weights.
 """
 
 from __future__ import annotations
@@ -73,9 +73,8 @@ class LM:
     @classmethod
     def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "unnamed") -> LM:
         """Wrap a model in evaluation mode, without gradients for its parameters; raises `UnsupportedArchitecture`."""
-        return cls(
-            name=name, model=model.eval().requires_grad_(False), tokenizer=tokenizer, arch=architecture_of(model)
-        )
+        model.requires_grad_(False).train(False)
+        return cls(name=name, model=model, tokenizer=tokenizer, arch=architecture_of(model))
 
     @property
     def device(self) -> torch.device:
@@ -157,7 +156,7 @@ class LM:
             if batch_size < 1:
                 raise BadParameter(f"batch_size must be at least 1, not {batch_size}")
             order = batch.lengths.argsort(stable=True)
-            return _gathered([self.score_batch(batch.rows(chunk)) for chunk in order.split(batch_size)], order)
+            return _gathered([self.score_batch(batch.rows(chunk)) for chunk in torch.split(order, batch_size)], order)
 
     def score_batch(self, batch: Batch) -> Scores:
         """The scores of an encoded batch; differentiable where parameters or patches require gradients."""
@@ -183,7 +182,7 @@ class LM:
         seed: int = 0,
         stop: str | Sequence[str] | None = None,
     ) -> list[str]:
-        """Continuations of the prompts, without them: greedy at temperature 0, else sampled; see `paramem.generation`."""
+        """Continuations of the prompts, without them: greedy at temperature 0, else sampled; see `Sampling`."""
         return generation.generate(
             self,
             tokens.as_tuple(prompts, "prompts"),
@@ -236,8 +235,8 @@ class LM:
     def fingerprint(self) -> str:
         """sha256 over names, types, shapes and bytes of all weights, and over what is put around the model.
 
-        The hash of the weights is kept until one of them is written to (writes through `.data` go unnoticed by torch, so edit
-        parameters under `torch.no_grad()` instead).
+        The hash of the weights is kept until one of them is written to (writes through `.data` go unnoticed by torch,
+        so edit parameters under `torch.no_grad()` instead).
         """
         weights = _weights_hash(self.model)
         around = [part.fingerprint() for part in (*self.rewrites, *self.patches, *self.mixes)]
@@ -251,7 +250,10 @@ class LM:
         """Hidden states after the final norm `[B, T, d_model]`."""
         with hooks.token_layout(TokenLayout.of(batch)):
             # Embeddings, not ids: given ids, some families look for padding and warn that no mask was passed.
-            return self.arch.body(inputs_embeds=self.arch.tokens(batch.input_ids), use_cache=False).last_hidden_state
+            hidden: Tensor = self.arch.body(
+                inputs_embeds=self.arch.tokens(batch.input_ids), use_cache=False
+            ).last_hidden_state
+        return hidden
 
     def _mixed(self, batch: Batch, logits: Tensor, at: tuple[Tensor, Tensor] | None) -> Tensor:
         for mix in self.mixes:
@@ -299,6 +301,6 @@ def _weights_hash(model: nn.Module) -> str:
         digest = hashlib.sha256()
         for name, tensor in state:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         known = _hashes[model] = (stamp, digest.hexdigest())
     return known[1]

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -70,9 +70,9 @@ def load(
 ) -> LM:
     """Load a bundled testbed, a checkpoint of one (`gpt2-s0@step0100`), a local folder or a hub id.
 
-    `device` is CUDA where there is one, else the CPU; `device_map` (as in accelerate, `"auto"` for instance) spreads a model over
-    several devices instead. Only safetensors are read and no code of the model's own is run. Unless OMP_NUM_THREADS is set, a
-    small model on the CPU makes torch use a single thread.
+    `device` is CUDA where there is one, else the CPU; `device_map` (as in accelerate, `"auto"` for instance) spreads a
+    model over several devices instead. Only safetensors are read and no code of the model's own is run. Unless
+    OMP_NUM_THREADS is set, a small model on the CPU makes torch use a single thread.
 
     Raises `ModelNotFound`, `HubUnavailable`, `UnsupportedArchitecture`, `BadParameter`, `CorruptFile`.
     """
@@ -84,7 +84,7 @@ def load(
     require_supported(source.config().get("model_type"))
     model = _model(source, kind, device_map)
     if place is not None:
-        model = model.to(place)
+        model.to(place)  # type: ignore[arg-type]  # the stub's decorator hides the argument
         if place.type == "cpu":
             _set_threads(model)
     return LM.of(model, _tokenizer(source), name=source.name)
@@ -92,7 +92,7 @@ def load(
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     kind = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
-    if kind not in DTYPES.values():
+    if kind is None or kind not in DTYPES.values():
         raise BadParameter(f"dtype {dtype!r} is not supported; choose from {', '.join(DTYPES)}")
     return kind
 
@@ -118,15 +118,12 @@ def _model(source: Source, dtype: torch.dtype, device_map: str | Mapping[str, An
     }
     try:
         with _quiet():
-            if source.checkpoint is None:
-                model, info = AutoModelForCausalLM.from_pretrained(source.folder, use_safetensors=True, **common)
-            else:
-                model, info = _from_checkpoint(source, common)
+            model, info = _from_folder(source, common)
     except SafetensorError as error:
         raise CorruptFile(f"the weights of model {source.name!r} in {source.folder} are damaged: {error}") from error
     except OSError as error:
         raise ModelNotFound(
-            f"model {source.name!r}: {source.folder} has no safetensors weights that can be read ({_first_line(error)}). "
+            f"model {source.name!r}: {source.folder} has no readable safetensors weights ({_first_line(error)}). "
             "Other formats are not read: convert the model once with save_pretrained"
         ) from error
     except (ValueError, RuntimeError) as error:
@@ -140,12 +137,14 @@ def _model(source: Source, dtype: torch.dtype, device_map: str | Mapping[str, An
     return model
 
 
-def _from_checkpoint(source: Source, common: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _from_folder(source: Source, common: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+    if source.checkpoint is None:
+        whole: Any = AutoModelForCausalLM.from_pretrained(source.folder, use_safetensors=True, **common)
+        return cast(tuple[PreTrainedModel, dict[str, Any]], whole)
     config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
-    loaded = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
-        None, config=config, state_dict=load_file(str(source.checkpoint)), **common
-    )
-    return loaded  # type: ignore[no-any-return]
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    pair = kind.from_pretrained(None, config=config, state_dict=load_file(str(source.checkpoint)), **common)
+    return cast(tuple[PreTrainedModel, dict[str, Any]], pair)
 
 
 def _tokenizer(source: Source) -> PreTrainedTokenizerBase:
@@ -176,14 +175,14 @@ def _set_threads(model: PreTrainedModel) -> None:
 def _quiet() -> Iterator[None]:
     """No progress bars or loading reports: they would end up in the outputs of notebooks."""
     bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _first_line(error: Exception) -> str:

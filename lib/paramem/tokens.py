@@ -1,8 +1,8 @@
 """From text to right-padded batches, and back from characters to tokens.
 
-Prompt and target are tokenised together, as a model would meet them, and told apart by character offsets. Rows are padded on the
-right and carry no attention mask into the model: under causal attention no real token can see what stands to its right, so the
-mask would only cost the fast attention kernel.
+Prompt and target are tokenised together, as a model would meet them, and told apart by character offsets. Rows are
+padded on the right and carry no attention mask into the model: under causal attention no real token can see what
+stands to its right, so the mask would only cost the fast attention kernel.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from paramem.errors import BadInput, EmptyPrompt, EmptyTarget, PromptTooLong, SubjectNotInPrompt
+
+_TENSORS = ("input_ids", "prompt_lengths", "lengths")
 
 
 class Rewrite(Protocol):
@@ -33,7 +35,7 @@ class Rewrite(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """Right-padded rows; the target of row `b` is `input_ids[b, prompt_lengths[b]:lengths[b]]` (empty without targets)."""
+    """Right-padded rows; the target of row `b` is `input_ids[b, prompt_lengths[b]:lengths[b]]`, or empty."""
 
     input_ids: Tensor  # [B, T] long
     prompt_lengths: Tensor  # [B] long
@@ -54,13 +56,16 @@ class Batch:
         """`[B, T]` bool, true at target tokens."""
         return (self._columns >= self.prompt_lengths[:, None]) & (self._columns < self.lengths[:, None])
 
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device."""
+        moved = {name: getattr(self, name).to(device) for name in _TENSORS}
+        return replace(self, **moved)
+
     def repeat(self, times: int) -> Batch:
         """A one-row batch as many rows (corrupted runs, candidates); raises `BadInput` for several rows."""
         if len(self) != 1:
             raise BadInput(f"only a batch of one row can be repeated, this one has {len(self)}")
-        many = {
-            name: getattr(self, name).repeat_interleave(times, 0) for name in ("input_ids", "prompt_lengths", "lengths")
-        }
+        many = {name: getattr(self, name).repeat_interleave(times, 0) for name in _TENSORS}
         targets = None if self.targets is None else self.targets * times
         return replace(self, prompts=self.prompts * times, targets=targets, **many)
 
@@ -78,7 +83,7 @@ class Batch:
 
     @classmethod
     def join(cls, batches: Sequence[Batch]) -> Batch:
-        """Rows of several batches as one, padded to the widest; a batch without targets has rows without targets in it."""
+        """Rows of several batches as one, padded to the widest; rows of a batch without targets have none."""
         width = max(batch.input_ids.shape[1] for batch in batches)
         return cls(
             input_ids=torch.cat([nn.functional.pad(b.input_ids, (0, width - b.input_ids.shape[1])) for b in batches]),
@@ -128,8 +133,8 @@ def encode(
 ) -> Batch:
     """Tokenise prompts, with their targets if given, into a `Batch`.
 
-    Special tokens are added as the tokenizer itself adds them in front; what it would add at the end is left out, for the text
-    goes on. Raises `EmptyPrompt`, `EmptyTarget`, `PromptTooLong`, `BadInput`.
+    Special tokens are added as the tokenizer itself adds them in front; what it would add at the end is left out, for
+    the text goes on. Raises `EmptyPrompt`, `EmptyTarget`, `PromptTooLong`, `BadInput`.
     """
     prompts = as_tuple(prompts, "prompts")
     inner = [wrapped(prompt, rewrites)[0] for prompt in prompts]
@@ -183,7 +188,8 @@ def subject_span(
 ) -> range:
     """Indices of the tokens that overlap the first occurrence of `subject` in `text`, counted as `encode` counts them.
 
-    An occurrence as whole words goes before one inside a longer word ("Ann" in "Anna met Ann"). Raises `SubjectNotInPrompt`.
+    An occurrence as whole words goes before one inside a longer word ("Ann" in "Anna met Ann"). Raises
+    `SubjectNotInPrompt`.
     """
     match = subject and (re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", text) or re.search(re.escape(subject), text))
     if not match:
