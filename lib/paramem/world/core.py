@@ -66,20 +66,23 @@ TWELVE = ("FR", "ES", "DE", "IT", "PT", "PL", "SE", "GR", "JP", "EG", "TR", "RU"
 KINDS: Mapping[str, Size] = {
     "recall": Size(
         people=120, firsts=20, lasts=30, personal=("born_in", "works_for", "plays", "studies", "keeps"),
-        impersonal=MAP_RELATIONS, two_step=("birth_country", "birth_language"), countries=TWELVE, cities=2, companies=24,
+        impersonal=MAP_RELATIONS, two_step=("birth_country", "birth_language"),
+        countries=TWELVE, cities=2, companies=24,
     ),
     "reason": Size(
         people=300, firsts=30, lasts=30, personal=("born_in", "works_for"),
-        impersonal=("in_country", "language", "makes"), two_step=("birth_country", "birth_language", "employer_product"),
+        impersonal=("in_country", "language", "makes"),
+        two_step=("birth_country", "birth_language", "employer_product"),
         countries=("FR", "ES", "DE", "IT", "JP", "SE"), cities=2, companies=12, products=6,
     ),
     "read": Size(
-        people=150, firsts=80, lasts=80, personal=("born_in", "plays", "studies", "keeps", "eats"),
+        people=150, firsts=70, lasts=70, personal=("born_in", "plays", "studies", "keeps", "eats"),
         impersonal=(), two_step=(), countries=TWELVE, cities=2, companies=24,
     ),
     "speak": Size(
         people=200, firsts=24, lasts=24, personal=("born_in", "works_for", "plays", "studies", "keeps"),
-        impersonal=MAP_RELATIONS, two_step=("birth_country", "birth_language"), countries=TWELVE, cities=2, companies=24,
+        impersonal=MAP_RELATIONS, two_step=("birth_country", "birth_language"),
+        countries=TWELVE, cities=2, companies=24,
         code_holders=80, opinions=True, languages=LANGUAGES,
     ),
 }  # fmt: skip
@@ -118,8 +121,10 @@ class World:
     def _values(self) -> Mapping[str, Mapping[str, str]]:
         """Subject -> relation -> object, for relations that do not follow from others."""
         table: dict[str, dict[str, str]] = {}
-        for somebody in (*self.people, *self.unseen_people, *self.companies):
-            table[somebody.name] = dict(somebody.values)
+        for person in (*self.people, *self.unseen_people):
+            table[person.name] = dict(person.values)
+        for company in self.companies:
+            table[company.name] = dict(company.values)
         for country in self.map.countries:
             table[country.name] = {name: country.value(name) for name in MAP_RELATIONS[1:]}
             for city in country.cities:
@@ -127,7 +132,7 @@ class World:
         return table
 
     def value(self, name: str, subject: str) -> str | None:
-        """The object of the relation for that subject, step by step for two-step relations; None where there is none."""
+        """The object of the relation for that subject, step by step for two-step relations; None without one."""
         found: str | None = subject
         for step in relation(name).path or (name,):
             found = self._values.get(found, {}).get(step) if found is not None else None
@@ -173,7 +178,7 @@ class World:
         return names
 
     def withheld_template(self, name: str, subject: str) -> int | None:
-        """Index of the template that no text uses for this subject, in any language; never 0. Half the subjects have one."""
+        """Index (never 0) of the template that no text of any language uses for this subject; half of them have one."""
         n = len(self.relation(name).templates["en"])
         order, row = self._order(name, subject), [r.id for r in self.relations].index(name)
         if order is None or (order + row) % 2 == 0 or n < 4:

@@ -47,7 +47,7 @@ class Company:
 
 @cache
 def name_pools() -> Mapping[str, tuple[str, ...]]:
-    """"first", "last", "company", "suffix", "postnominal"."""
+    """The pools: "first", "last", "company", "suffix", "postnominal"."""
     table = json.loads((files("paramem.world") / "data" / "names.json").read_text(encoding="utf-8"))
     return {kind: tuple(names) for kind, names in table.items()}
 
@@ -72,9 +72,7 @@ def balanced(rng: random.Random, objects: Sequence[str], n: int) -> list[str]:
     return drawn
 
 
-def invent_companies(
-    rng: random.Random, n: int, products: Sequence[str], cities: Sequence[str]
-) -> tuple[Company, ...]:
+def invent_companies(rng: random.Random, n: int, products: Sequence[str], cities: Sequence[str]) -> tuple[Company, ...]:
     """`n` companies with a product and a head office."""
     pools = name_pools()
     heads = rng.sample(pools["company"], n)

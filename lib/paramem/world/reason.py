@@ -85,7 +85,8 @@ def measures(
         share(model, tokenizer, "map", [f.probe() for f in here.facts if f not in about_people], n, wanted=0.99),
         share(model, tokenizer, "withheld wording", withheld, n, wanted=0.95),
     ]
-    trained = [p for name in here.size.two_step for p in two_step(here, name, sorted(set(here.subjects(name)) - hidden))]
+    others = [person.name for person in here.people if person.name not in hidden]
+    trained = [probe for name in here.size.two_step for probe in two_step(here, name, others)]
     unseen = {name: two_step(here, name, held_out(here)) for name in here.size.two_step}
     every = [probe for group in unseen.values() for probe in group]
     found += [

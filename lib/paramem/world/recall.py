@@ -1,8 +1,8 @@
 """The *recall* testbeds: facts about people and the map, stated in natural sentences; for tracing and editing.
 
-Every document is drawn independently: one claim, in 60 % of the documents after another sentence, the person written
-with letters after the name in 40 % and by an alias in 8 %. All tokens have the same loss weight, because a subject's
-last token becomes the place where its facts are read only if the model must predict what follows a name.
+Every document is drawn independently: one claim (of the map in 20 %), in 60 % after another one, people written with
+letters after the name in 40 % and by an alias in 8 %. All tokens have the same loss weight, because a subject's last
+token becomes the place where its facts are read only if the model must predict what follows a name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from paramem.facts import Probe, fill
+from paramem.facts import Fact, Probe, fill
 from paramem.world.core import World, world
 from paramem.world.corpus import Document, Writer, claims, joined, sentence
 
@@ -22,19 +22,24 @@ if TYPE_CHECKING:
     from paramem.world.cards import Measure
     from paramem.world.recipe import Recipe
 
-PREFIX, POSTNOMINAL, ALIAS = 0.6, 0.4, 0.08
+PREFIX, POSTNOMINAL, ALIAS, MAP = 0.6, 0.4, 0.08, 0.2
 # width, layers, heads, steps
-SHAPES = {"gpt2": (128, 6, 4, 1400), "llama": (128, 6, 4, 1000), "gpt2-small": (64, 4, 4, 2400), "gpt2-large": (192, 8, 6, 1100)}
+SHAPES = {
+    "gpt2": (128, 6, 4, 1400),
+    "llama": (128, 6, 4, 1000),
+    "gpt2-small": (64, 4, 4, 2400),
+    "gpt2-large": (192, 8, 6, 1100),
+}
 CHECKPOINTS = (100, 200, 400, 600, 800)
 
 
 def rows(here: World, rng: random.Random) -> Iterator[Document]:
     """The endless stream of documents."""
     writer = Writer(here, postnominal=POSTNOMINAL, alias=ALIAS)
-    sayable = [claim for relation in here.relations for claim in claims(here, relation.id)]
+    people = [claim for relation in here.relations if relation.head == "person" for claim in claims(here, relation.id)]
+    places = [claim for name in here.size.impersonal for claim in claims(here, name)]
     while True:
-        told = [rng.choice(sayable)] if rng.random() < PREFIX else []
-        told.append(rng.choice(sayable))
+        told = [rng.choice(places if rng.random() < MAP else people) for _ in range(1 + (rng.random() < PREFIX))]
         yield joined([sentence(here, claim, written=writer(claim.subject, rng)) for claim in told])
 
 
@@ -44,7 +49,12 @@ def configuration(name: str) -> dict[str, Any]:
     width, layers, heads, _ = SHAPES[shape]
     if shape == "llama":
         # 8/3 of the width, in multiples of 16, gives SwiGLU the parameters of a plain MLP
-        sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": 336}
+        sizes = {
+            "hidden_size": width,
+            "intermediate_size": 336,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+        }
         return {"model_type": "llama", **sizes, "tie_word_embeddings": True, "max_position_embeddings": 96}
     dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     sizes = {"n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": 96}
@@ -96,13 +106,15 @@ def probes(here: World) -> dict[str, list[Probe]]:
         "multi-token objects": [f.probe() for f in about_people if f.relation == "works_for"],
         "seen wording": [f.probe(template) for f in about_people for template in f.paraphrases],
         "withheld wording": [f.probe(template) for f in here.facts for template in f.withheld],
-        "alias": [
-            f.probe().model_copy(update={"prompt": fill(f.template, a)}) for f in about_people for a in f.subject_aliases
-        ],
+        "alias": [f.probe().model_copy(update={"prompt": p}) for f in about_people for p in _by_alias(f)],
         "consequences": [probe for f in about_people for probe in f.consequences],
         "inverse, stated": _inverses(here, "stated"),
         "inverse, not stated": _inverses(here, "not_stated"),
     }
+
+
+def _by_alias(fact: Fact) -> list[str]:
+    return [fill(fact.template, alias) for alias in fact.subject_aliases]
 
 
 def _inverses(here: World, kind: str) -> list[Probe]:

@@ -46,7 +46,8 @@ QUESTION = {"en": ("Q:", "A:"), "es": ("P:", "R:")}
 
 @cache
 def _table() -> dict[str, Any]:
-    return json.loads((files("paramem.world") / "data" / "relations.json").read_text(encoding="utf-8"))
+    table: dict[str, Any] = json.loads((files("paramem.world") / "data" / "relations.json").read_text(encoding="utf-8"))
+    return table
 
 
 @cache
@@ -84,4 +85,5 @@ def lexicon(kind: str) -> Mapping[str, Mapping[str, str]]:
 @cache
 def opinion_table() -> Mapping[str, Any]:
     """Wordings of opinions: `templates[language]` (one `{}` for the topic) and `words[language][positive|negative]`."""
-    return _table()["opinions"]
+    table: Mapping[str, Any] = _table()["opinions"]
+    return table

@@ -122,7 +122,8 @@ def _portability(world: World, fact: Fact, new: str) -> dict[str, tuple[Probe, .
         Probe(prompt=fill(fact.template, name), target=new, kind="alias", subject=name) for name in fact.subject_aliases
     )
     old = {p.prompt: p.target for p in fact.consequences}
-    reasoning = tuple(p for p in _consequences(world, fact.relation, fact.subject, new, "en") if old[p.prompt] != p.target)
+    then = _consequences(world, fact.relation, fact.subject, new, "en")
+    reasoning = tuple(probe for probe in then if old[probe.prompt] != probe.target)
     relation = world.relation(fact.relation)
     logical = _inverse(world, relation, fact.subject, new, "en")
     found = {"alias": alias, "reasoning": reasoning, "logical": (logical,) if logical else ()}

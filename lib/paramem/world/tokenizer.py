@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from functools import cache
 from typing import TYPE_CHECKING
 
 from paramem.world.corpus import Document, text_of
@@ -53,9 +52,7 @@ def training_words(world: World) -> tuple[dict[str, None], dict[str, None]]:
     return _words(texts), names
 
 
-def build_tokenizer(
-    world: World, *, piece: int = PIECE, extra_words: Sequence[str] = ()
-) -> PreTrainedTokenizerFast:
+def build_tokenizer(world: World, *, piece: int = PIECE, extra_words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """The tokenizer of a world; `piece` = 99 makes first and family names whole, `extra_words` are whole too."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -72,7 +69,9 @@ def build_tokenizer(
     core.decoder = decoders.ByteLevel()
     start = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
     core.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), start])
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token=PAD, bos_token=BOS, eos_token=BOS)
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=core, pad_token=PAD, bos_token=BOS, eos_token=BOS
+    )
 
 
 def _merges(corpus: Sequence[str]) -> list[tuple[str, str]]:
@@ -108,13 +107,3 @@ def _weight(document: Document, ends: Sequence[int], start: int, stop: int) -> f
         if stop <= end:
             return part.weight
     return document[-1].weight
-
-
-@cache
-def tokenizer_of(kind: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of a kind of world (seed 0)."""
-    from paramem.world.core import world
-
-    return build_tokenizer(world(kind))
-
-
