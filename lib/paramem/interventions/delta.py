@@ -65,6 +65,11 @@ class LowRank:
         """The number of columns of the factors, an upper bound of the rank."""
         return self.left.shape[1]
 
+    @property
+    def T(self) -> LowRank:
+        """The same change of the transposed matrix."""
+        return LowRank(self.right.T, self.left.T)
+
     def dense(self) -> Tensor:
         return self.left @ self.right
 

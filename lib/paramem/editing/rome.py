@@ -1,0 +1,210 @@
+r"""ROME: write one fact into one MLP layer by a rank-one change of its down projection (meng2022rome, section 3.1).
+
+1. ``subject_key``      k*: what the layer's down projection reads at the subject's last token         (Eq. 3)
+2. ``optimise_value``   v*: what it would have to answer there, so that the model says the new object  (Eq. 4)
+3. ``rank_one_delta``   insert the pair (k*, v*), moving other keys as little as C allows             (Eq. 2)
+
+==============  ==============  =============================================================================
+paper           code            shape
+==============  ==============  =============================================================================
+W = W_proj      ``W``           (d_model, d_mlp): W k is the layer's answer to the key k
+C = K K^T       ``C``           (d_mlp, d_mlp), second moment of keys over ordinary text
+k*              ``k_star``      (d_mlp,)
+v*              ``v_star``      (d_model,)
+Lambda          ``Lambda``      (d_model,)
+==============  ==============  =============================================================================
+
+GPT-2 stores the projection as [in, out] and adds a bias; ``rome`` transposes once, at the end, and v* is counted without it.
+
+The optimisation of v* adds one vector to the residual stream after the layer, at one token a row: everything below is
+constant, so its steps run the blocks above the layer only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from paramem.errors import BadInput, BadParameter
+from paramem.facts import EditRequest
+from paramem.interventions import LowRank, WeightDelta
+from paramem.arch import Site
+from paramem.models import LM
+from paramem.tokens import Batch
+
+DEPARTURES = {
+    "prefixes": (
+        "keys and values are averaged over 20 sampled prefixes (appendix E.5)",
+        "the prompt alone by default; `contexts` takes any templates",
+        "with a second moment from 10^4 tokens, C^-1 amplifies the difference between the mean key and the prompt's own",
+    ),
+    "constants": (
+        "appendix E.5 prints weight decay 1.5e-3 and a KL factor of 1e2",
+        "0.5 (on |delta| / |v0|^2) and 0.0625",
+        "these are the values of the authors' released configurations, which produced the published models",
+    ),
+    "keys": (
+        "one k* (Eq. 2 and 3)",
+        "`keys='original'` divides by the key of the bare prompt instead, as the released code does",
+        "yang2024fall and gupta2024rebuilding trace the collapse of models under ROME to this difference",
+    ),
+    "covariance": (
+        "C is part of the update",
+        "`covariance=False` puts the identity in its place",
+        "a popular toolkit ships that as its default; here it is a variant with its own row",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RomeSettings:
+    """layer: the edited one. contexts: templates around the prompt, the bare one first. essence: prompt whose next-token
+    distribution is held. clamp: largest |delta| in units of |v0|. stop_below: loss at which the optimisation ends."""
+
+    layer: int
+    steps: int = 20
+    lr: float = 0.5
+    weight_decay: float = 0.5
+    clamp: float = 4.0
+    kl: float = 0.0625
+    stop_below: float = 0.05
+    contexts: tuple[str, ...] = ("{}",)
+    essence: str = "{} is a"
+    keys: Literal["consistent", "original"] = "consistent"
+    covariance: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.contexts or self.contexts[0] != "{}" or any(c.count("{}") != 1 for c in self.contexts):
+            raise BadParameter(f"contexts={self.contexts!r}: templates with one '{{}}' each, the bare '{{}}' first.")
+        if self.steps < 1:
+            raise BadParameter(f"steps={self.steps}: at least one.")
+
+
+class Keys(NamedTuple):
+    """average: k*, mean over contexts, Eq. (3). bare: the key of the prompt alone. Both (d_mlp,)."""
+
+    average: Tensor
+    bare: Tensor
+
+
+class Value(NamedTuple):
+    """v0: what the layer answers now, (d_model,). v_star = v0 + delta. losses: (steps, 4) total, nll, kl, decay."""
+
+    v0: Tensor
+    v_star: Tensor
+    losses: Tensor
+
+
+@torch.no_grad()
+def subject_key(lm: LM, request: EditRequest, settings: RomeSettings) -> Keys:
+    """k* = mean over contexts of the down projection's input at the subject's last token. Eq. (3), meng2022rome."""
+    prompts = [context.replace("{}", request.prompt) for context in settings.contexts]
+    site = Site("mlp_hidden", settings.layer)
+    keys = lm.states(lm.encode(prompts), [site])[site]
+    keys = keys[torch.arange(len(prompts)), _subject_last(lm, prompts, request.subject)]
+    return Keys(keys.mean(0), keys[0])
+
+
+def optimise_value(lm: LM, request: EditRequest, settings: RomeSettings) -> Value:
+    """v* = argmin_z of Eq. (4), meng2022rome: the new object's negative log-likelihood in every context (4a), the
+    divergence of the essence prompt's next token from the unedited model (4b), and a decay on the change.
+
+    Raises SubjectNotInPrompt, EmptyTarget, PromptTooLong.
+    """
+    prompts = [context.replace("{}", request.prompt) for context in settings.contexts]
+    essence = settings.essence.replace("{}", request.subject)
+    rewrite = lm.encode(prompts, [request.target_new] * len(prompts))
+    batch = Batch.join([rewrite, lm.encode([essence])])
+    lookup = _subject_last(lm, [*prompts, essence], request.subject)
+    rows = torch.arange(len(lookup), device=lm.device)
+
+    with torch.no_grad():
+        answer = Site("mlp_out", settings.layer)
+        with lm.hooked(capture=[answer]) as states:
+            blocks = lm.blocks(batch)
+        above = blocks.resid_pre[settings.layer + 1]  # the residual stream right after the edited layer
+        v0 = states[answer][0, lookup[0]].clone()
+    targets = rewrite.input_ids[rewrite.target_mask]
+    target_rows, target_columns = rewrite.target_mask.nonzero(as_tuple=True)
+    per_token = (1.0 / rewrite.target_mask.sum(1))[target_rows] / len(prompts)
+    unchanged: Tensor | None = None
+
+    delta = torch.zeros_like(v0, requires_grad=True)
+    optimiser = torch.optim.Adam([delta], lr=settings.lr)
+    radius, losses = settings.clamp * v0.norm(), []
+    for step in range(settings.steps):
+        hidden = blocks.forward(above.index_put((rows, lookup), delta, accumulate=True), settings.layer + 1)
+        said = lm.unembed(hidden[target_rows, target_columns - 1]).log_softmax(-1)
+        nll = -(said.gather(1, targets[:, None])[:, 0] * per_token).sum()  # Eq. (4a)
+        subject_says = lm.unembed(hidden[-1, lookup[-1]]).log_softmax(-1)
+        unchanged = subject_says.detach() if unchanged is None else unchanged
+        kl = settings.kl * (subject_says.exp() * (subject_says - unchanged)).sum()  # Eq. (4b)
+        decay = settings.weight_decay * delta.norm() / v0.norm() ** 2
+        loss = nll + kl + decay
+        losses.append(torch.stack([loss, nll, kl, decay]).detach())
+        if loss < settings.stop_below or step == settings.steps - 1:
+            break
+        (delta.grad,) = torch.autograd.grad(loss, [delta])
+        optimiser.step()
+        with torch.no_grad():
+            delta *= (radius / delta.norm()).clamp(max=1.0)
+    return Value(v0, v0 + delta.detach(), torch.stack(losses))
+
+
+def rank_one_delta(W: Tensor, C: Tensor | None, k_star: Tensor, v_star: Tensor, k_seen: Tensor | None = None) -> LowRank:
+    """Lambda (C^-1 k*)^T with Lambda = (v* - W k) / ((C^-1 k*)^T k), k = k*. Eq. (2), meng2022rome.
+
+    Afterwards (W + delta) k* = v*, and of all changes that do this it moves the keys counted in C least. C=None stands
+    for the identity. k_seen: another key in the place of k (the released code's mixed keys).
+    Raises BadInput when C is singular: too few tokens for its width.
+    """
+    k = k_star if k_seen is None else k_seen
+    if C is None:
+        direction = k_star
+    else:
+        factor, info = torch.linalg.cholesky_ex(C)
+        if info.item():
+            raise BadInput(
+                f"the second moment C ({C.shape[0]} x {C.shape[0]}) is singular: estimate it from more tokens than it has "
+                "rows, and from more varied text."
+            )
+        direction = torch.cholesky_solve(k_star.to(C)[:, None], factor)[:, 0].to(W)
+    direction = direction / direction.norm()
+    Lambda = (v_star - W @ k) / (direction @ k)
+    return LowRank(Lambda[:, None], direction[None, :])
+
+
+def rome(lm: LM, request: EditRequest, settings: RomeSettings, C: Tensor | None = None) -> WeightDelta:
+    """One edit. C: ``cached_second_moment(lm, settings.layer, texts)``; needed unless ``covariance=False``."""
+    if settings.covariance and C is None:
+        raise BadInput("rome: C is missing. Pass cached_second_moment(lm, layer, texts), or choose covariance=False.")
+    if not 0 <= settings.layer < lm.n_layers:
+        raise BadParameter(f"layer={settings.layer}: {lm.name} has layers 0 to {lm.n_layers - 1}.")
+    keys = subject_key(lm, request, settings)
+    value = optimise_value(lm, request, settings)
+    name, parameter, transposed = lm.weight(settings.layer, "down")
+    W = parameter.detach().T if transposed else parameter.detach()
+    bias = value.v0 - W @ keys.bare  # zero where the family has none
+    seen = keys.bare if settings.keys == "original" else None
+    update = rank_one_delta(W, C if settings.covariance else None, keys.average, value.v_star - bias, seen)
+    return WeightDelta({name: update.T if transposed else update})
+
+
+def rome_sequence(
+    lm: LM, requests: Sequence[EditRequest], settings: RomeSettings, C: Tensor | None = None
+) -> WeightDelta:
+    """Edits one after the other, each made on the model that the earlier ones left; their sum."""
+    total = WeightDelta({})
+    for request in requests:
+        with total.applied(lm) as edited:
+            step = rome(edited, request, settings, C)
+        total = total + step
+    return total
+
+
+def _subject_last(lm: LM, prompts: Sequence[str], subject: str) -> Tensor:
+    return torch.tensor([lm.subject_span(prompt, subject).stop - 1 for prompt in prompts], device=lm.device)
