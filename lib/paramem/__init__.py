@@ -1,7 +1,7 @@
 """A living, executable survey of parametric knowledge in language models.
 
-Names are resolved on first use (PEP 562), so that ``import paramem`` stays far below a third of a second and never pulls
-in torch: the command line, the taxonomy and the checks work without it.
+Names are resolved on first use (PEP 562), so that ``import paramem`` stays far below a third of a second and never
+pulls in torch: the command line, the taxonomy and the checks work without it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`papers.bib`, read strictly: pybtex is the gate that refuses what is malformed, bibtexparser reads.
 
-bibtexparser never raises and swallows a field after a missing comma; pybtex raises, but does not keep order and text. Both
-see the file, and a paper exists only where they agree.
+bibtexparser never raises and swallows a field after a missing comma; pybtex raises, but does not keep order and text.
+Both see the file, and a paper exists only where they agree.
 """
 
 from __future__ import annotations
@@ -20,8 +20,29 @@ MAX_BYTES = 2_000_000
 _EPRINT = re.compile(r"(\d{2})(\d{2})\.\d{4,5}")
 _YEAR = re.compile(r"(19|20)\d{2}")
 _KNOWN = frozenset(
-    "title author year booktitle journal volume number pages publisher eprint archiveprefix primaryclass url doi note "
-    "editor address month school institution series".split()
+    [
+        "title",
+        "author",
+        "year",
+        "booktitle",
+        "journal",
+        "volume",
+        "number",
+        "pages",
+        "publisher",
+        "eprint",
+        "archiveprefix",
+        "primaryclass",
+        "url",
+        "doi",
+        "note",
+        "editor",
+        "address",
+        "month",
+        "school",
+        "institution",
+        "series",
+    ]
 )
 
 
@@ -79,9 +100,7 @@ def _strict_fields(path: Path, text: str) -> dict[str, set[str]]:
         data = parse_bytes(text.encode(), "bibtex")
     except (PybtexError, RecursionError) as error:
         raise BadInput(f"{path}: {str(error) or 'nested too deeply'}") from error
-    return {
-        key: {name.lower() for name in (*entry.fields, *entry.persons)} for key, entry in data.entries.items()
-    }
+    return {key: {name.lower() for name in (*entry.fields, *entry.persons)} for key, entry in data.entries.items()}
 
 
 def _fields(path: Path, text: str, strict: dict[str, set[str]]) -> dict[str, dict[str, str]]:
@@ -92,7 +111,9 @@ def _fields(path: Path, text: str, strict: dict[str, set[str]]) -> dict[str, dic
     from bibtexparser import middlewares
 
     logging.getLogger("bibtexparser").setLevel(logging.ERROR)  # failed blocks are reported below
-    library = bibtexparser.parse_string(text, append_middleware=[middlewares.NormalizeFieldKeys()])
+    library = bibtexparser.parse_string(  # type: ignore[attr-defined]
+        text, append_middleware=[middlewares.NormalizeFieldKeys()]
+    )
     for block in library.failed_blocks:
         raise BadInput(f"{path}, line {(block.start_line or 0) + 1}: {block.error}")
     found = {entry.key: {field.key: str(field.value) for field in entry.fields} for entry in library.entries}
@@ -143,5 +164,5 @@ def _plain(text: str) -> str:
 
         import latexcodec  # noqa: F401 - registers the codec
 
-        text = codecs.decode(text, "ulatex")
+        text = str(codecs.decode(text, "ulatex"))  # type: ignore[call-overload]
     return re.sub(r"\s+", " ", text.replace("{", "").replace("}", "")).strip()

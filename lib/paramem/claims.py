@@ -1,7 +1,7 @@
 """A claim is data: measured in a notebook, stored in its output, collected by the runner, counted over testbeds.
 
-A notebook calls `claim("meng2022rome.edit-success", holds, measured={...})`. The output is a card to a reader and carries
-the same facts under `MIME` to a program. A notebook run measures one model; over all testbeds of a notebook, `verdict`
+A notebook calls `claim("meng2022rome.edit-success", holds, measured={...})`. The output is a card to a reader and
+carries the same facts under `MIME` to a program. A notebook run measures one model; over all testbeds of a notebook, `verdict`
 turns "k of n hold" into one word by a fixed rule, so that nobody words a result by hand.
 """
 
@@ -104,7 +104,9 @@ class Outcome:
         if not isinstance(payload, dict) or not isinstance(payload.get("claim"), str):
             raise BadInput(f"{where}: an output of type {MIME} is not a claim: {payload!r:.80}")
         if not isinstance(payload.get("holds"), bool) or not isinstance(payload.get("measured"), dict):
-            raise BadInput(f"{where}: claim {payload['claim']} needs 'holds' (true or false) and 'measured' (a mapping)")
+            raise BadInput(
+                f"{where}: claim {payload['claim']} needs 'holds' (true or false) and 'measured' (a mapping)"
+            )
         return cls(
             claim=payload["claim"],
             holds=payload["holds"],
@@ -151,7 +153,9 @@ def _plain(claim_id: str, key: str, value: Any, digits: int) -> Value:
         return int(value)
     if isinstance(value, numbers.Real) and math.isfinite(value):
         return round(float(value), digits) + 0.0  # + 0.0 turns -0.0 into 0.0
-    raise BadParameter(f"claim {claim_id}: measured {key!r} is {value!r}; give a finite number, a truth value or a word")
+    raise BadParameter(
+        f"claim {claim_id}: measured {key!r} is {value!r}; give a finite number, a truth value or a word"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """What a run depends on, as one short key: equal keys mean that running again would only repeat what is there.
 
-The key covers the notebook's cells (not its outputs), the parameters, the library's sources and data, the model's files,
-declared input files, and the versions that numbers depend on. Computing it imports nothing heavy.
+The key covers the notebook's cells (not its outputs), the parameters, the library's sources and data, the model's
+files, declared input files, and the versions that numbers depend on. Computing it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ _PACKAGES = ("torch", "numpy", "transformers", "tokenizers")
 
 
 def run_key(
-    project: Project, cells: Iterable[Mapping[str, Any]], parameters: Mapping[str, Any], model: str | None,
+    project: Project,
+    cells: Iterable[Mapping[str, Any]],
+    parameters: Mapping[str, Any],
+    model: str | None,
     inputs: Iterable[str] = (),
 ) -> str:
     """The key of one run, 20 hexadecimal digits.

@@ -1,7 +1,7 @@
 """The parameters a notebook takes, read off its tagged cell without running it, and the values a user gives for them.
 
-Papermill runs a notebook with its defaults when a parameter's name is misspelt, and lets any type through. Here a name or
-a type that does not fit is refused before anything runs.
+Papermill runs a notebook with its defaults when a parameter's name is misspelt, and lets any type through. Here a name
+or a type that does not fit is refused before anything runs.
 """
 
 from __future__ import annotations
@@ -10,12 +10,22 @@ import ast
 import difflib
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Union, get_args, get_origin
 
 from paramem.errors import BadInput, BadParameter
 
-_TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "tuple": tuple, "dict": dict, "None": None}
+_TYPES = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "bool": bool,
+    "list": list,
+    "tuple": tuple,
+    "dict": dict,
+    "None": None,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +61,8 @@ def _candidates(given: Any, kind: Any) -> list[Any]:
     readings: list[Any] = []
     if given.lower() in ("true", "false"):
         readings.append(given.lower() == "true")
-    try:
+    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
         readings.append(ast.literal_eval(given))
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        pass
     return [*readings, given]
 
 
@@ -112,7 +120,9 @@ def read_parameters(cells: list[dict[str, Any]], where: str) -> dict[str, Parame
 def _parameter(statement: ast.stmt) -> Parameter | None:
     if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
         name, value, annotation = statement.target.id, statement.value, ast.unparse(statement.annotation)
-    elif isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name):
+    elif (
+        isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name)
+    ):
         name, value, annotation = statement.targets[0].id, statement.value, ""
     else:
         return None

@@ -1,7 +1,7 @@
 """The committed results of a notebook over its testbeds, how they are counted, and what counts as a change.
 
-`results/<notebook>.json` holds, for every claim, one row per testbed. Verdicts, means and intervals are derived from the
-rows when the file is written, so that the file can be read without this library and checked with it.
+`results/<notebook>.json` holds, for every claim, one row per testbed. Verdicts, means and intervals are derived from
+the rows when the file is written, so that the file can be read without this library and checked with it.
 """
 
 from __future__ import annotations
@@ -166,9 +166,7 @@ def changed_rows(
         if now is None or now.holds != row.holds:
             said = "not stated" if now is None else _word(now.holds)
             changes.append(
-                Change(
-                    notebook=committed.notebook, claim=claim_id, testbed=testbed, was=_word(row.holds), now=said
-                )
+                Change(notebook=committed.notebook, claim=claim_id, testbed=testbed, was=_word(row.holds), now=said)
             )
     return changes
 
@@ -179,9 +177,7 @@ def changed_verdicts(committed: NotebookResults, new: NotebookResults) -> list[C
     for claim_id, result in committed.claims.items():
         now = new.claims[claim_id].verdict.value if claim_id in new.claims else "not stated"
         if now != result.verdict.value:
-            changes.append(
-                Change(notebook=new.notebook, claim=claim_id, testbed="", was=result.verdict.value, now=now)
-            )
+            changes.append(Change(notebook=new.notebook, claim=claim_id, testbed="", was=result.verdict.value, now=now))
     return changes
 
 
@@ -229,7 +225,7 @@ def write_atomically(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        part.replace(path)
     except OSError as error:
         raise Unwritable(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -1,8 +1,8 @@
 """What we say about each paper: where it belongs, what it claims, which notebook measures it.
 
-`taxonomy/taxonomy.yaml` is the tree of categories in reading order, `taxonomy/notebooks.yaml` names the notebooks and the
-testbeds each runs on, and every other file of the folder holds papers, one entry per key of `papers.bib`. Bibliographic
-data (title, authors, year, venue) has its one home in the bibliography and is not repeated here.
+`taxonomy/taxonomy.yaml` is the tree of categories in reading order, `taxonomy/notebooks.yaml` names the notebooks and
+the testbeds each runs on, and every other file of the folder holds papers, one entry per key of `papers.bib`.
+Bibliographic data (title, authors, year, venue) has its one home in the bibliography and is not repeated here.
 """
 
 from __future__ import annotations
@@ -174,16 +174,12 @@ class Taxonomy:
     @functools.cached_property
     def claims(self) -> dict[str, Claim]:
         """Every claim by its full id, ``key.claim``."""
-        return {
-            f"{key}.{name}": claim for key, entry in self.entries.items() for name, claim in entry.claims.items()
-        }
+        return {f"{key}.{name}": claim for key, entry in self.entries.items() for name, claim in entry.claims.items()}
 
     def claims_of(self, notebook: str) -> tuple[str, ...]:
         """The ids of the claims that a notebook has to measure."""
         return tuple(
-            claim_id
-            for claim_id, claim in self.claims.items()
-            if claim.notebook == notebook and claim.status is None
+            claim_id for claim_id, claim in self.claims.items() if claim.notebook == notebook and claim.status is None
         )
 
     def testbeds_of(self, notebook: str) -> tuple[str, ...]:
@@ -238,7 +234,9 @@ def _load(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> Taxonomy:
                 f"known: {', '.join(listed.testbeds) or 'none'}"
             )
     return Taxonomy(
-        categories=tuple(_validated(Category, node, folder / _TREE, f"category {i + 1}") for i, node in enumerate(tree)),
+        categories=tuple(
+            _validated(Category, node, folder / _TREE, f"category {i + 1}") for i, node in enumerate(tree)
+        ),
         entries=entries,
         homes=homes,
         notebooks=listed.notebooks,

@@ -1,8 +1,8 @@
 """The child process of one run: ``python -m paramem.worker JOB.json``.
 
 Papermill's own account of a run cannot be trusted (after a kernel's death its output claims that every cell completed),
-so success means one thing only: `execute_notebook` returned. Then the output moves into place, and then the result file,
-which carries the output's hash. The parent believes nothing else.
+so success means one thing only: `execute_notebook` returned. Then the output moves into place, and then the result
+file, which carries the output's hash. The parent believes nothing else.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def work(job: dict[str, Any]) -> int:
     }
     if part.exists():
         target = folder / (FAILED if error else OUTPUT)
-        os.replace(part, target)
+        part.replace(target)
         result["output_sha256"] = file_hash(target)
     write_atomically(folder / RESULT, json.dumps(result, indent=1) + "\n")
     return 1 if error else 0
@@ -57,15 +57,20 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> None:
     from traitlets.config import Config
 
     papermill.execute_notebook(
-        str(notebook),
-        str(output),
+        _literal(notebook),
+        _literal(output),
         parameters=parameters,
         cwd=str(notebook.parent),
         kernel_name="python3",
         # sockets in files instead of ports: silent, and closed to other users
         config=Config({"KernelManager": {"transport": "ipc"}}),
-        progress_bar={"mininterval": 0},
+        progress_bar={"mininterval": 0, "disable": False},  # the parent reads "3/7" off the log
     )
+
+
+def _literal(path: Path) -> str:
+    """The path for papermill, which formats paths like templates."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _explain(problem: Exception) -> dict[str, Any]:

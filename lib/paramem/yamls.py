@@ -1,7 +1,7 @@
 """YAML that cannot surprise: no duplicate keys, no guessed types, no aliases, no hidden characters, bounded size.
 
-YAML 1.1 reads `NO` as false, `012` as ten, `3:25` as 205 and keeps the last of two equal keys in silence. Here a scalar is
-true, false, null, a plain decimal number, or the text as it stands.
+YAML 1.1 reads `NO` as false, `012` as ten, `3:25` as 205 and keeps the last of two equal keys in silence. Here a scalar
+is true, false, null, a plain decimal number, or the text as it stands.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Refuse aliases: an expanded alias bomb is exponential, and data reads better without them."""
         if self.check_event(yaml.events.AliasEvent):
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="aliases (*name) are not used here", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
@@ -85,7 +85,7 @@ def load_yaml(path: Path) -> Any:
     """
     text = read_text(path)
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise BadInput(f"{path}{line}: {error.problem}") from error

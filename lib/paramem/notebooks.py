@@ -1,0 +1,254 @@
+"""The mechanics of committed notebooks: pairs in sync, outputs that belong to their sources.
+
+The ``.py`` half is the source and is carried over one way. Strict nbval compares outputs, but passes a notebook without
+any, ignores pictures and never sees a stale pair: what it cannot see is checked here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paramem.claims import claims_in
+from paramem.errors import BadInput, ParamemError
+from paramem.parameters import read_parameters
+from paramem.plan import read_cells
+from paramem.project import Project
+from paramem.results import changed_rows, read_results
+from paramem.taxonomy import Taxonomy
+
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+MAX_BYTES = 1_000_000
+_MACHINE_PATH = re.compile(
+    r"(?<![\w.:/])/(?:home|root|tmp|Users|var|opt|mnt|private|work|srv)/[\w.-]+|[A-Z]:\\\\?Users"
+)
+_SECRET = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|ghp_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something that does not agree: where, what, and how to mend it."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        """One line for a terminal."""
+        return f"{self.where}: {self.what}"
+
+
+def source_hash(cells: Iterable[Mapping[str, Any]]) -> str:
+    """Hash of the code that outputs depend on; prose may be polished without running again."""
+    code = [(cell["source"].rstrip(), sorted(_tags(cell))) for cell in cells if cell["cell_type"] == "code"]
+    return hashlib.sha256(json.dumps(code).encode()).hexdigest()[:20]
+
+
+def _tags(cell: Mapping[str, Any]) -> Sequence[str]:
+    return cell.get("metadata", {}).get("tags", ())  # type: ignore[no-any-return]
+
+
+def selected(project: Project, names: Sequence[str]) -> list[str]:
+    """The notebooks called ``names``, or all; those with only a ``.py`` half yet are among them.
+
+    Raises:
+        BadInput: there is no such notebook.
+    """
+    halves = {path.relative_to(project.notebooks).with_suffix("").as_posix() for path in _sources(project)}
+    known = sorted(halves | set(project.notebook_names()))
+    cleaned = [re.sub(r"^notebooks/|\.(ipynb|py)$", "", name) for name in names]
+    for name in cleaned:
+        if name not in known:
+            raise BadInput(f"no notebook {name!r}; there are: {', '.join(known) or 'none'}")
+    return cleaned or known
+
+
+def _sources(project: Project) -> Iterator[Path]:
+    for path in sorted(project.notebooks.rglob("*.py")):
+        if ".ipynb_checkpoints" not in path.parts:
+            yield path
+
+
+def sync(project: Project, names: Sequence[str]) -> list[str]:
+    """Carry ``.py`` halves over to ``.ipynb`` halves that differ from them; outputs and cell ids stay.
+
+    Returns:
+        The notebooks that were updated.
+    """
+    from jupytext.cli import jupytext
+
+    updated = []
+    for name in selected(project, names):
+        path = project.notebook_path(name)
+        if not path.with_suffix(".py").is_file():
+            raise BadInput(f"{path} has no .py half; make it with: jupytext --to py:percent {path.name}")
+        if path.is_file() and _same_cells(path):
+            continue
+        jupytext(["--quiet", "--update", "--to", "ipynb", str(path.with_suffix(".py"))])
+        updated.append(name)
+    return updated
+
+
+def _same_cells(path: Path) -> bool:
+    import jupytext
+
+    def shape(cells: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, list[str]]]:
+        return [(cell["cell_type"], cell["source"].rstrip(), sorted(_tags(cell))) for cell in cells]
+
+    return shape(read_cells(path)) == shape(jupytext.read(path.with_suffix(".py"), fmt="py:percent").cells)
+
+
+def refresh(
+    project: Project, names: Sequence[str], *, timeout: float = 300.0, stale_only: bool = False
+) -> Iterator[tuple[str, float | None]]:
+    """Sync and execute committed notebooks in place; yields each with its seconds (None where it was left alone).
+
+    Args:
+        timeout: seconds allowed to one cell.
+        stale_only: leave those alone whose outputs belong to their code.
+
+    Raises:
+        BadInput: a notebook raised; it is left as it was.
+    """
+    sync(project, names)
+    for name in selected(project, names):
+        path = project.notebook_path(name)
+        if stale_only and _stored_hash(path) == source_hash(read_cells(path)):
+            yield name, None
+            continue
+        started = time.monotonic()
+        execute_in_place(path, timeout=timeout)
+        yield name, time.monotonic() - started
+
+
+def _stored_hash(path: Path) -> str:
+    metadata = json.loads(path.read_text(encoding="utf-8")).get("metadata", {})
+    return str(metadata.get("paramem", {}).get("source", ""))
+
+
+def execute_in_place(path: Path, *, timeout: float) -> None:
+    """Execute a notebook and store outputs without times, so that the same results give the same file.
+
+    Raises:
+        BadInput: a cell raised or ran out of time, with the cell and the error; the file is left as it was.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from traitlets.config import Config
+
+    for name, value in {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
+        os.environ.setdefault(name, value)
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(path.parent)}},
+        config=Config({"KernelManager": {"transport": "ipc"}}),
+    )
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        raise BadInput(f"{path}: {str(error).strip()[-2000:]}") from error
+    notebook.metadata["kernelspec"] = dict(KERNEL)
+    notebook.metadata.setdefault("language_info", {}).pop("version", None)
+    notebook.metadata["paramem"] = {"source": source_hash(notebook.cells)}
+    part = path.with_name(f".{path.name}.part")
+    nbformat.write(notebook, part)
+    part.replace(path)
+
+
+def check_notebook(project: Project, name: str, taxonomy: Taxonomy) -> list[Finding]:
+    """Everything about one committed notebook that strict nbval would let pass."""
+    path = project.notebook_path(name)
+    where = path.relative_to(project.root).as_posix()
+    try:
+        texts = [*_format_problems(path), *_pair_problems(path), *_output_problems(path, project)]
+        texts += _claim_problems(project, name, taxonomy)
+    except ParamemError as error:
+        texts = [str(error)]
+    return [Finding(where=where, what=text) for text in texts]
+
+
+def _format_problems(path: Path) -> Iterator[str]:
+    import nbformat
+
+    if path.stat().st_size > MAX_BYTES:
+        yield f"{path.stat().st_size:,} bytes, more than {MAX_BYTES:,}; make its pictures smaller"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            notebook = json.loads(path.read_text(encoding="utf-8"))
+            nbformat.validate(notebook)
+    except (nbformat.ValidationError, ValueError, Warning) as error:
+        yield f"not a valid notebook: {str(error).splitlines()[0]}"
+        return
+    if notebook["metadata"].get("kernelspec") != KERNEL:
+        yield f"kernelspec is not {KERNEL}; JupyterLab would rewrite both halves on the first save"
+
+
+def _pair_problems(path: Path) -> Iterator[str]:
+    if not path.with_suffix(".py").is_file():
+        yield "has no .py half"
+    elif not _same_cells(path):
+        yield "differs from its .py half; carry it over with: make sync"
+
+
+def _output_problems(path: Path, project: Project) -> Iterator[str]:
+    cells = read_cells(path)
+    code = [cell for cell in cells if cell["cell_type"] == "code" and cell["source"].strip()]
+    counts = [cell.get("execution_count") for cell in code]
+    if counts != list(range(1, len(code) + 1)):
+        yield f"execution counts are {counts}, not 1 to {len(code)}: execute it top to bottom with: make notebooks"
+    if _stored_hash(path) != source_hash(cells):
+        yield "its code changed after it was executed; execute it with: make notebooks"
+    for number, cell in enumerate(code, start=1):
+        for output in cell.get("outputs", ()):
+            if output["output_type"] == "error":
+                yield f"cell {number} stores an error: {output['ename']}: {output['evalue']}"
+        text = cell["source"] + "\n" + "\n".join(_texts(cell))
+        for match in [*_MACHINE_PATH.findall(text), *_own_paths(text, project)]:
+            yield f"cell {number} holds a path of one machine: {match}"
+        for match in _SECRET.findall(text):
+            yield f"cell {number} holds what looks like an access token: {match[:6]}..."
+
+
+def _own_paths(text: str, project: Project) -> list[str]:
+    own = {str(project.root), sys.prefix, str(Path.home())} - {"/"}
+    return [path for path in sorted(own) if re.search(rf"(?<![\w.]){re.escape(path)}(?=/|\s|$)", text)]
+
+
+def _texts(cell: Mapping[str, Any]) -> Iterator[str]:
+    """The texts among a cell's outputs (a picture's base64 may spell anything)."""
+    for output in cell.get("outputs", ()):
+        yield "".join(output.get("text", ""))
+        for kind, data in output.get("data", {}).items():
+            if not kind.startswith("image/") or kind == "image/svg+xml":
+                yield "".join(data) if isinstance(data, list | str) else json.dumps(data)
+
+
+def _claim_problems(project: Project, name: str, taxonomy: Taxonomy) -> Iterator[str]:
+    path = project.notebook_path(name)
+    found = claims_in(json.loads(path.read_text(encoding="utf-8")), name)
+    declared = set(taxonomy.claims_of(name))
+    for claim_id in sorted(found.keys() - declared):
+        yield f"states {claim_id}, which the taxonomy does not give it"
+    for claim_id in sorted(declared - found.keys()):
+        yield f"does not state {claim_id}, which the taxonomy gives it"
+    parameters = read_parameters(read_cells(path), name)
+    committed = read_results(project.results_path(name))
+    if committed is None and declared:
+        yield f"has claims and no results/{name}.json; measure them with: paramem run {name} --profile full"
+    if committed is not None and "model" in parameters:
+        for change in changed_rows(committed, parameters["model"].default, found, frozenset(declared)):
+            yield f"its stored output and results/{name}.json disagree: {change}"
