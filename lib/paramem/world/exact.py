@@ -38,11 +38,30 @@ def exact(
 @torch.inference_mode()
 def _right(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> Tensor:
     """[B, T-1]: is the token after each position the likeliest one? (Right padding; its values mean nothing.)"""
+    ids = _padded(rows)
+    guesses: Tensor = model(input_ids=ids, use_cache=False).logits[:, :-1].argmax(-1)
+    return guesses == ids[:, 1:]
+
+
+@torch.inference_mode()
+def next_token(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], *, batch: int = 256
+) -> list[int]:
+    """The id of the likeliest next token after each prompt."""
+    found: list[int] = []
+    for at in range(0, len(prompts), batch):
+        rows = [tokenizer(prompt).input_ids for prompt in prompts[at : at + batch]]
+        logits = model(input_ids=_padded(rows), use_cache=False).logits
+        last = torch.tensor([len(row) - 1 for row in rows])
+        found += logits[torch.arange(len(rows)), last].argmax(-1).tolist()
+    return found
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row)
-    guesses: Tensor = model(input_ids=ids, use_cache=False).logits[:, :-1].argmax(-1)
-    return guesses == ids[:, 1:]
+    return ids
 
 
 def share(hits: Sequence[bool]) -> float:

@@ -304,25 +304,15 @@ def tokenizer(here: World) -> PreTrainedTokenizerFast:
 
 def encoder(here: World) -> Callable[[Draw], list[Row]]:
     """A recipe's row generator: rows as ids, between `<s>` and `<s>`."""
-    from paramem.world.vocabulary import WordIds
+    from paramem.world.vocabulary import WordIds, as_row
 
     encode, rules = WordIds(tokenizer(here)), Rules(here)
 
     def draw(request: Draw) -> list[Row]:
         writer, mix = Writer(rules, request.rng), mix_of(request.stage, request.progress)
-        return [as_row(writer.row(mix), encode) for _ in range(request.n)]
+        return [as_row(writer.row(mix), encode, end=STOP) for _ in range(request.n)]
 
     return draw
-
-
-def as_row(parts: Sequence[Part], encode: Callable[[str], list[int]]) -> Row:
-    """Ids and loss weights of a row; it ends with `<s>`, which counts as little as a full stop."""
-    ids, weights = [1], [0.0]
-    for part in parts:
-        new = encode(part.text)
-        ids += new
-        weights += [part.weight] * len(new)
-    return [*ids, 1], [*weights, STOP]
 
 
 def recipe(name: str = "read-s0") -> Recipe:
