@@ -76,5 +76,9 @@ class Unwritable(ParamemError):
     """A folder or file cannot be written."""
 
 
+class PassportMismatch(BadInput):
+    """Numbers that were measured differently were to be put side by side."""
+
+
 class Interrupted(ParamemError):
     """The user stopped a batch; what was finished is kept."""

@@ -1,0 +1,58 @@
+"""Intervals for means over requests: Wilson's for shares, the bootstrap's for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paramem.errors import BadParameter
+
+Interval = tuple[float, float]
+
+
+def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval of a share: never empty, never outside [0, 1], right also at 0 and at n.
+
+    >>> [round(end, 3) for end in wilson(10, 10)]
+    [0.722, 1.0]
+    """
+    _check_confidence(confidence)
+    if n < 1 or not 0 <= successes <= n:
+        raise BadParameter(f"{successes} successes of {n}: a share needs n >= 1 and 0 <= successes <= n")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, spread = successes / n, z * z / n
+    centre = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * (share * (1 - share) / n + spread / (4 * n)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def bootstrap(
+    values: Sequence[float] | NDArray[np.float64],
+    generator: np.random.Generator,
+    *,
+    weights: Sequence[float] | NDArray[np.float64] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+) -> Interval:
+    """Percentile bootstrap of the (weighted) mean, resampling whole requests.
+
+    values [n] are the means of the requests, weights [n] the numbers of probes behind them (equal when None). Probes of
+    one request are not independent, so they are never resampled apart.
+    """
+    _check_confidence(confidence)
+    means = np.asarray(values, dtype=np.float64)
+    sizes = np.ones_like(means) if weights is None else np.asarray(weights, dtype=np.float64)
+    if not len(means):
+        raise BadParameter("there is nothing to resample: values is empty")
+    drawn = generator.integers(0, len(means), size=(resamples, len(means)))
+    resampled = (means * sizes)[drawn].sum(1) / sizes[drawn].sum(1)
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise BadParameter(f"confidence is {confidence}; it lies between 0 and 1, as in 0.95")
