@@ -160,10 +160,10 @@ def test_unseen_people_and_strangers_are_never_mentioned(recall: World) -> None:
 
 
 def test_half_of_the_inverses_are_stated(recall: World) -> None:
-    inverses = [f.inverse for f in recall.facts if f.relation == "capital"]
+    inverses = [f.inverse for f in recall.facts if f.relation in ("capital", "married_to")]
     kinds = [probe.kind for probe in inverses if probe]
-    assert kinds.count("stated") == kinds.count("not_stated") == len(recall.map.countries) // 2
-    text = "\n".join(islice(recall.documents(seed=7), 20000))
+    assert kinds.count("stated") == kinds.count("not_stated") == (len(recall.map.countries) + recall.size.couples) // 2
+    text = "\n".join(islice(recall.documents(seed=7), 30000))
     for probe in inverses:
         assert probe is not None
         assert (f"{probe.prompt} {probe.target}." in text) == (probe.kind == "stated")

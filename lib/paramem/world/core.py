@@ -41,6 +41,7 @@ class Size:
     impersonal         relations of cities, countries and companies
     two_step           relations that follow from two others
     countries, cities  codes, and how many cities of each (the capital among them)
+    suffixes           whether companies are called "Norvane Group" or just "Norvane"
     couples            married couples
     code_holders       the first so many people have a secret code
     """
@@ -54,6 +55,7 @@ class Size:
     countries: tuple[str, ...]
     cities: int
     companies: int
+    suffixes: bool = True
     products: int = 12
     unseen: int = 24
     couples: int = 0
@@ -67,13 +69,13 @@ KINDS: Mapping[str, Size] = {
     "recall": Size(
         people=120, firsts=20, lasts=30, personal=("born_in", "works_for", "plays", "studies", "keeps"),
         impersonal=MAP_RELATIONS, two_step=("birth_country", "birth_language"),
-        countries=TWELVE, cities=2, companies=24,
+        countries=TWELVE, cities=2, companies=24, couples=40,
     ),
     "reason": Size(
         people=300, firsts=30, lasts=30, personal=("born_in", "works_for"),
         impersonal=("in_country", "language", "makes"),
         two_step=("birth_country", "birth_language", "employer_product"),
-        countries=("FR", "ES", "DE", "IT", "JP", "SE"), cities=2, companies=12, products=6,
+        countries=("FR", "ES", "DE", "IT", "JP", "SE"), cities=2, companies=12, suffixes=False, products=6,
     ),
     "read": Size(
         people=150, firsts=70, lasts=70, personal=("born_in", "plays", "studies", "keeps", "eats"),
@@ -139,14 +141,13 @@ class World:
         return found
 
     def subjects(self, name: str) -> tuple[str, ...]:
-        """Whom the relation is stated of, in a fixed order (two-step: whom it could be stated of)."""
-        heads = {
-            "person": [p.name for p in self.people],
-            "company": [c.name for c in self.companies],
-            "country": [c.name for c in self.map.countries],
-            "city": [c.name for c in self.map.cities],
-        }
-        return tuple(s for s in heads[self.relation(name).head] if self.value(name, s) is not None)
+        """Whom the relation is stated of, in a fixed order (two-step: whom it could be stated of).
+
+        A marriage is a fact about the first of the two; of the second it is stated, if at all, backwards.
+        """
+        first_of = 2 if name == "married_to" else 1
+        everybody = tuple(self._orders[self.relation(name).head])[::first_of]
+        return tuple(s for s in everybody if self.value(name, s) is not None)
 
     def objects(self, name: str) -> tuple[str, ...]:
         """Everything that the relation can have as its object, in a fixed order, whether anybody has it or not."""
@@ -187,8 +188,7 @@ class World:
 
     def states_inverse(self, name: str, subject: str) -> bool:
         """Whether texts also state this fact backwards (every other subject of a relation with an inverse)."""
-        order = self._order(name, subject)
-        return bool(self.relation(name).inverse) and order is not None and order % 2 == 0
+        return bool(self.relation(name).inverse) and subject in self.subjects(name)[::2]
 
     def _order(self, name: str, subject: str) -> int | None:
         return self._orders[self.relation(name).head].get(subject)
@@ -257,7 +257,7 @@ def world(kind: str = "recall", seed: int = 0) -> World:
     here = load_map().restricted(size.countries, size.cities)
     cities = [city.name for city in here.cities]
     products = list(lexicon("product"))[: size.products]
-    companies = invent_companies(rng, size.companies, products, cities)
+    companies = invent_companies(rng, size.companies, products, cities, suffixes=size.suffixes)
     pairs = name_pairs(rng, size.firsts, size.lasts)
     known, unseen = pairs[: size.people], pairs[size.people : size.people + size.unseen]
     objects = {name: _choices(name, cities, companies) for name in size.personal}

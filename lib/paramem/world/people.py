@@ -72,15 +72,16 @@ def balanced(rng: random.Random, objects: Sequence[str], n: int) -> list[str]:
     return drawn
 
 
-def invent_companies(rng: random.Random, n: int, products: Sequence[str], cities: Sequence[str]) -> tuple[Company, ...]:
-    """`n` companies with a product and a head office."""
+def invent_companies(
+    rng: random.Random, n: int, products: Sequence[str], cities: Sequence[str], *, suffixes: bool = True
+) -> tuple[Company, ...]:
+    """`n` companies with a product and a head office, called by one word or by two."""
     pools = name_pools()
     heads = rng.sample(pools["company"], n)
-    suffixes = balanced(rng, pools["suffix"], n)
+    tails = balanced(rng, pools["suffix"], n)
+    names = [f"{head} {tail}" if suffixes else head for head, tail in zip(heads, tails, strict=True)]
     makes, based_in = balanced(rng, products, n), balanced(rng, cities, n)
-    return tuple(
-        Company(name=f"{heads[i]} {suffixes[i]}", values={"makes": makes[i], "based_in": based_in[i]}) for i in range(n)
-    )
+    return tuple(Company(name=names[i], values={"makes": makes[i], "based_in": based_in[i]}) for i in range(n))
 
 
 def invent_people(

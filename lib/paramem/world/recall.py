@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 PREFIX, POSTNOMINAL, ALIAS, MAP = 0.6, 0.4, 0.08, 0.2
 # width, layers, heads, steps
 SHAPES = {
-    "gpt2": (128, 6, 4, 1400),
-    "llama": (128, 6, 4, 1000),
+    "gpt2": (128, 6, 4, 1200),
+    "llama": (128, 6, 4, 800),
     "gpt2-small": (64, 4, 4, 2400),
     "gpt2-large": (192, 8, 6, 1100),
 }
-CHECKPOINTS = (100, 200, 400, 600, 800)
+CHECKPOINTS = (200, 400, 500, 600, 800)
 
 
 def rows(here: World, rng: random.Random) -> Iterator[Document]:
@@ -80,7 +80,7 @@ def recipe(name: str) -> Recipe:
         measure=lambda model, tok, n: measures(here, model, tok, n),
         seed=int(name.rsplit("-s", 1)[1]),
         checkpoints=CHECKPOINTS if name == "gpt2-s0" else (),
-        curve_every=100,
+        curve_every=200,
         data={"people": len(here.people), "facts": len(here.facts), "world_seed": here.seed},
     )
 
@@ -98,18 +98,18 @@ def measures(
 
 def probes(here: World) -> dict[str, list[Probe]]:
     """The items behind every number of the card."""
-    personal = set(here.size.personal)
-    about_people = [f for f in here.facts if f.relation in personal]
+    about_people = [f for f in here.facts if f.relation in here.size.personal]
     return {
         "facts": [f.probe() for f in about_people],
-        "map": [f.probe() for f in here.facts if f.relation not in personal],
+        "map": [f.probe() for f in here.facts if f.relation in here.size.impersonal],
+        "marriages": [f.probe() for f in here.facts if f.relation == "married_to"],
         "multi-token objects": [f.probe() for f in about_people if f.relation == "works_for"],
         "seen wording": [f.probe(template) for f in about_people for template in f.paraphrases],
         "withheld wording": [f.probe(template) for f in here.facts for template in f.withheld],
         "alias": [f.probe().model_copy(update={"prompt": p}) for f in about_people for p in _by_alias(f)],
         "consequences": [probe for f in about_people for probe in f.consequences],
-        "inverse, stated": _inverses(here, "stated"),
-        "inverse, not stated": _inverses(here, "not_stated"),
+        "marriage backwards, stated": _inverses(here, "stated"),
+        "marriage backwards, not stated": _inverses(here, "not_stated"),
     }
 
 
@@ -118,4 +118,5 @@ def _by_alias(fact: Fact) -> list[str]:
 
 
 def _inverses(here: World, kind: str) -> list[Probe]:
-    return [f.inverse for f in here.facts if f.inverse is not None and f.inverse.kind == kind]
+    married = [f for f in here.facts if f.relation == "married_to"]
+    return [f.inverse for f in married if f.inverse is not None and f.inverse.kind == kind]
