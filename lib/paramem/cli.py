@@ -157,9 +157,12 @@ def _conclude(batch: Batch, profile: str, runs: list[Run], root: Path, out: Path
         )
         return 130
     review = report.review(batch, profile, taxonomy, project, versions())
-    lines = [line for line in report.scores(taxonomy, review.results) if line.holds]
+    # one testbed is no verdict: beside the committed ones, a smaller run only says whether it agrees
+    counted = {**review.results, **({} if review.writable else report.committed_results(project))}
+    now = report.found_now(batch)
+    lines = [line for line in report.scores(taxonomy, counted) if line.claim in now]
     if lines:
-        console.print(report.scoreboard_table(lines))
+        console.print(report.scoreboard_table(lines, None if review.writable else now))
         write_atomically(out / "scoreboard.json", json.dumps(report.scoreboard_json(lines, review), indent=1) + "\n")
         write_atomically(out / "scoreboard.md", report.scoreboard_markdown(lines) + "\n")
     for name, results in review.writable.items():

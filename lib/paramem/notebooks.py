@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 from paramem.claims import claims_in
 from paramem.errors import BadInput, ParamemError
+from paramem.kernels import kernel_config
 from paramem.parameters import read_parameters
 from paramem.plan import read_cells
 from paramem.project import Project
@@ -143,21 +143,14 @@ def execute_in_place(path: Path, *, timeout: float) -> None:
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-    from traitlets.config import Config
 
-    for name, value in {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
-        os.environ.setdefault(name, value)
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
-        notebook,
-        timeout=timeout,
-        kernel_name="python3",
-        record_timing=False,
-        resources={"metadata": {"path": str(path.parent)}},
-        config=Config({"KernelManager": {"transport": "ipc"}}),
-    )
+    place = {"metadata": {"path": str(path.parent)}}
     try:
-        client.execute()
+        with kernel_config() as config:
+            NotebookClient(
+                notebook, timeout=timeout, kernel_name="python3", record_timing=False, resources=place, config=config
+            ).execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise BadInput(f"{path}: {str(error).strip()[-2000:]}") from error
     notebook.metadata["kernelspec"] = dict(KERNEL)

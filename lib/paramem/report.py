@@ -183,13 +183,17 @@ def runs_table(finished: Iterable[Finished]) -> Table:
     return table
 
 
-def scoreboard_table(lines: Iterable[Score]) -> Table:
-    """The scoreboard for a terminal."""
+def scoreboard_table(lines: Iterable[Score], now: Mapping[str, str] | None = None) -> Table:
+    """The scoreboard for a terminal.
+
+    Args:
+        now: claim to what the run at hand found; adds a column.
+    """
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="Claims, paper beside ours", title_justify="left", show_lines=True)
-    for column in ("claim", "paper", "ours", "holds", "verdict"):
+    for column in ("claim", "paper", "ours", "holds on", "verdict", *(["this run"] if now else [])):
         table.add_column(column)
     for line in lines:
         colour = _COLOURS[Verdict(line.verdict)] if line.verdict else "dim"
@@ -199,8 +203,18 @@ def scoreboard_table(lines: Iterable[Score]) -> Table:
             escape(line.ours),
             line.holds,
             f"[{colour}]{line.verdict or 'not measured yet'}[/]",
+            *([escape(now.get(line.claim, ""))] if now else []),
         )
     return table
+
+
+def found_now(batch: Batch) -> dict[str, str]:
+    """Claim to what a batch found, testbed by testbed, in few words."""
+    found: dict[str, list[str]] = {}
+    for each in batch.finished:
+        for claim_id, outcome in each.outcomes.items():
+            found.setdefault(claim_id, []).append(f"{each.run.label}: {'holds' if outcome.holds else 'does not hold'}")
+    return {claim_id: ", ".join(words) for claim_id, words in found.items()}
 
 
 def scoreboard_json(lines: Iterable[Score], review: Review | None = None) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from typing import Any, Literal, TypeAlias
 from paramem.claims import Outcome
 from paramem.errors import BadParameter, Unwritable
 from paramem.fingerprints import file_hash
+from paramem.kernels import QUIET
 from paramem.plan import Run
 from paramem.project import Project
 from paramem.results import load_json
@@ -264,8 +265,7 @@ def _finished(run: Run, status: Status, result: Mapping[str, Any], folder: Path)
 
 def _environment(project: Project) -> dict[str, str]:
     """The child's environment: one thread, no progress bars in outputs, this checkout's files."""
-    quiet = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return quiet | dict(os.environ) | {"PARAMEM_ROOT": str(project.root)}
+    return QUIET | dict(os.environ) | {"PARAMEM_ROOT": str(project.root)}
 
 
 def _clear(folder: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from paramem.claims import claims_in
 from paramem.errors import BadInput
 from paramem.fingerprints import file_hash
+from paramem.kernels import kernel_config
 from paramem.results import write_atomically
 
 OUTPUT, RESULT, FAILED, LOG = "output.ipynb", "result.json", "failed.ipynb", "log.txt"
@@ -54,18 +55,17 @@ def work(job: dict[str, Any]) -> int:
 
 def _execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> None:
     import papermill
-    from traitlets.config import Config
 
-    papermill.execute_notebook(
-        _literal(notebook),
-        _literal(output),
-        parameters=parameters,
-        cwd=str(notebook.parent),
-        kernel_name="python3",
-        # sockets in files instead of ports: silent, and closed to other users
-        config=Config({"KernelManager": {"transport": "ipc"}}),
-        progress_bar={"mininterval": 0, "disable": False},  # the parent reads "3/7" off the log
-    )
+    with kernel_config() as config:
+        papermill.execute_notebook(
+            _literal(notebook),
+            _literal(output),
+            parameters=parameters,
+            cwd=str(notebook.parent),
+            kernel_name="python3",
+            config=config,
+            progress_bar={"mininterval": 0, "disable": False},  # the parent reads "3/7" off the log
+        )
 
 
 def _literal(path: Path) -> str:

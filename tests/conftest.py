@@ -1,0 +1,187 @@
+"""Small checkouts to test the runner, the checks and the commands on, without the real notebooks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from paramem.claims import outcome
+from paramem.notebooks import execute_in_place, sync
+from paramem.project import Project
+from paramem.report import BEGIN, END, committed_results, scores, with_scoreboard
+from paramem.results import aggregate, write_results
+from paramem.taxonomy import load_taxonomy
+
+BEDS = ("bed-a", "bed-b")
+ROOT = Path(__file__).resolve().parents[1]
+
+BIB = """\
+@inproceedings{doe2022facts,
+  title     = {Facts in a {Box}},
+  author    = {Doe, Jane and Roe, Richard},
+  booktitle = {Proceedings of Somewhere},
+  year      = {2022},
+  eprint    = {2202.00001}
+}
+"""
+
+TREE = """\
+- id: editing
+  title: Editing
+  about: Changing what a model knows.
+  children:
+    - id: locate-then-edit
+      title: Locate, then edit
+      about: Find the place first.
+"""
+
+NOTEBOOKS = """\
+testbeds:
+  pair: [bed-a, bed-b]
+notebooks:
+  editing/demo:
+    title: A demonstration
+    testbeds: pair
+    papers: [doe2022facts]
+"""
+
+ENTRIES = """\
+doe2022facts:
+  category: editing/locate-then-edit
+  summary: Puts facts into a box.
+  notebooks: [editing/demo]
+  claims:
+    works:
+      says: The box keeps a fact.
+      where: Section 3
+      notebook: editing/demo
+      measured: success
+      reported:
+        - {quantity: success, value: 0.9, where: Table 1, setting: GPT-2 XL}
+"""
+
+DEMO = """\
+    # ---
+    # jupyter:
+    #   kernelspec:
+    #     display_name: Python 3 (ipykernel)
+    #     language: python
+    #     name: python3
+    # ---
+
+    # %% [markdown]
+    # # A demonstration
+
+    # %%
+    from paramem import claim
+
+    # %% tags=["parameters"]
+    model: str = "bed-a"
+    profile: str = "default"
+    seed: int = 0
+    success: float = 0.95
+
+    # %%
+    print(f"{success:.2f}")
+
+    # %%
+    claim("doe2022facts.works", success > 0.5, measured={"success": success})
+"""
+
+
+@pytest.fixture(autouse=True)
+def _checkout_of_this_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests start in the repository's root, whatever folder pytest was called in."""
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def repository() -> Project:
+    """This repository."""
+    return Project(root=ROOT)
+
+
+def make_checkout(root: Path) -> Project:
+    """A small checkout with one paper, one claim, two testbeds, and no notebook yet."""
+    for folder in ("taxonomy", "notebooks/editing", "results"):
+        (root / folder).mkdir(parents=True)
+    for testbed in ("bed-a", "bed-b"):
+        (root / "lib/paramem/world/testbeds" / testbed).mkdir(parents=True)
+    (root / "papers.bib").write_text(BIB)
+    (root / "taxonomy/taxonomy.yaml").write_text(TREE)
+    (root / "taxonomy/notebooks.yaml").write_text(NOTEBOOKS)
+    (root / "taxonomy/editing.yaml").write_text(ENTRIES)
+    (root / "README.md").write_text(f"# demo\n\n{BEGIN}\n{END}\n")
+    shutil.copy(ROOT / "jupytext.toml", root)
+    return Project(root=root)
+
+
+def put_notebook(project: Project, source: str = DEMO, name: str = "editing/demo") -> Path:
+    """Write a notebook of a small checkout from a percent script, through the same sync as the real ones."""
+    path = project.notebook_path(name).with_suffix(".py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(source))
+    sync(project, [name])
+    return project.notebook_path(name)
+
+
+def enter(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """Work inside a small checkout until the test ends."""
+    monkeypatch.setenv("PARAMEM_ROOT", str(project.root))
+    monkeypatch.chdir(project.root)
+    return project
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A small checkout that commands run in."""
+    return enter(make_checkout(tmp_path / "checkout"), monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def executed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkout whose notebook was executed and measured on both testbeds."""
+    project = make_checkout(tmp_path_factory.mktemp("executed") / "checkout")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(project, patch)
+        execute_in_place(put_notebook(project), timeout=60)
+        results = aggregate(
+            "editing/demo",
+            "full",
+            {bed: {"doe2022facts.works": outcome("doe2022facts.works", True, {"success": 0.95})} for bed in BEDS},
+            versions={"python": "3.11"},
+            seconds=dict.fromkeys(BEDS, 1.0),
+        )
+        write_results(results, project.results_path("editing/demo"))
+        write_results_into_readme(project)
+    return project.root
+
+
+def write_results_into_readme(project: Project) -> None:
+    """Make the README of a small checkout current."""
+    lines = scores(load_taxonomy(project), committed_results(project))
+    project.readme.write_text(with_scoreboard(project.readme.read_text(), lines))
+
+
+@pytest.fixture
+def executed(executed_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A copy of the executed checkout, for tests that tamper with it."""
+    shutil.copytree(executed_once, tmp_path / "copy")
+    return enter(Project(root=tmp_path / "copy"), monkeypatch)
+
+
+def edit_json(path: Path, change: Callable[[Any], None]) -> None:
+    """Apply ``change`` to a JSON file."""
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data, indent=1))
