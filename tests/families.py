@@ -13,9 +13,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from paramem.models import LM
 
-WORDS = (
-    "the capital of France is Paris Lyon was born in and lives Ann Anna Berg works for a company music France's".split()
-)
 D_MODEL, D_MLP, LAYERS, HEADS, CONTEXT = 24, 40, 3, 4, 48
 
 CONFIGS: dict[str, dict[str, object]] = {

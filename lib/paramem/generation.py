@@ -133,7 +133,8 @@ class _Stream:
         if int(lengths[row]) + max_new_tokens > self.lm.max_length:
             raise PromptTooLong(
                 f"prompt {row}, {prompts[row][:40]!r}, has {int(lengths[row])} tokens; with "
-                f"max_new_tokens={max_new_tokens} it exceeds the context of {self.lm.max_length}: shorten the prompt or generate less"
+                f"max_new_tokens={max_new_tokens} it exceeds the context of {self.lm.max_length}: "
+                "shorten the prompt or generate less"
             )
 
 

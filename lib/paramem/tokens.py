@@ -84,12 +84,13 @@ class Batch:
     @classmethod
     def join(cls, batches: Sequence[Batch]) -> Batch:
         """Rows of several batches as one, padded to the widest; rows of a batch without targets have none."""
-        width = max(batch.input_ids.shape[1] for batch in batches)
+        width, targets = max(batch.input_ids.shape[1] for batch in batches), [batch.targets for batch in batches]
         return cls(
             input_ids=torch.cat([nn.functional.pad(b.input_ids, (0, width - b.input_ids.shape[1])) for b in batches]),
             prompt_lengths=torch.cat([batch.prompt_lengths for batch in batches]),
             lengths=torch.cat([batch.lengths for batch in batches]),
             prompts=tuple(prompt for batch in batches for prompt in batch.prompts),
+            targets=None if None in targets else tuple(target for some in targets for target in some or ()),
         )
 
     @property
@@ -169,7 +170,7 @@ def text_batches(
     batch_tokens: int,
     device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
-    """Running text in batches of about `batch_tokens` tokens, rows of like length together, each text cut at the context."""
+    """Running text in batches of about `batch_tokens` tokens, rows of like length together, cut at the context."""
     ids = sorted((row[:max_length] for row, _ in _tokenize(tokenizer, as_tuple(texts, "texts"))), key=len)
     pad, start = tokenizer.pad_token_id or 0, 0
     while start < len(ids):

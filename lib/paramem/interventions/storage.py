@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,8 @@ def save_intervention(intervention: Intervention, path: str | os.PathLike[str]) 
     except OSError as error:
         raise Unwritable(f"cannot write intervention to {file}: {error.strerror}; choose another place") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
     return file
 
 
