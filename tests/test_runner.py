@@ -223,7 +223,8 @@ def test_types_of_parameters() -> None:
     cell = {
         "cell_type": "code",
         "metadata": {"tags": ["parameters"]},
-        "source": "a: int = 1\nb: float = 1\nc: list[int] = [1]\nd: str | None = None\ne = True\nf: tuple[str, ...] = ()",
+        "source": "a: int = 1\nb: float = 1\nc: list[int] = [1]\nd: str | None = None\n"
+        "e = True\nf: tuple[str, ...] = ()",
     }
     known = read_parameters([cell], "here")
     assert known["b"].read("3") == 3.0
