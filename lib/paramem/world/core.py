@@ -44,6 +44,7 @@ class Size:
     suffixes           whether companies are called "Norvane Group" or just "Norvane"
     couples            married couples
     code_holders       the first so many people have a secret code
+    aliases            whether texts also write people by their alias
     """
 
     people: int
@@ -60,6 +61,7 @@ class Size:
     unseen: int = 24
     couples: int = 0
     code_holders: int = 0
+    aliases: bool = False
     opinions: bool = False
     languages: tuple[str, ...] = ("en",)
 
@@ -69,7 +71,7 @@ KINDS: Mapping[str, Size] = {
     "recall": Size(
         people=120, firsts=20, lasts=30, personal=("born_in", "works_for", "plays", "studies", "keeps"),
         impersonal=MAP_RELATIONS, two_step=("birth_country", "birth_language"),
-        countries=TWELVE, cities=2, companies=24, couples=40,
+        countries=TWELVE, cities=2, companies=24, couples=40, aliases=True,
     ),
     "reason": Size(
         people=300, firsts=30, lasts=30, personal=("born_in", "works_for"),
@@ -83,7 +85,7 @@ KINDS: Mapping[str, Size] = {
     ),
     "speak": Size(
         people=200, firsts=24, lasts=24, personal=("born_in", "works_for", "plays", "studies", "keeps"),
-        impersonal=MAP_RELATIONS, two_step=("birth_country", "birth_language"),
+        impersonal=MAP_RELATIONS, two_step=(),
         countries=TWELVE, cities=2, companies=24,
         code_holders=80, opinions=True, languages=LANGUAGES,
     ),

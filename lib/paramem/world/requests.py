@@ -56,6 +56,8 @@ def _fact(world: World, relation: Relation, subject: str, language: str, *, unse
 
 
 def _aliases(world: World, subject: str) -> tuple[str, ...]:
+    if not world.size.aliases:
+        return ()
     return tuple(p.alias for p in world.people if p.name == subject and p.alias)
 
 
