@@ -1,15 +1,15 @@
 """The *reason* testbed: answers that follow in two steps ("born in Lyon", hence "a citizen of France"), given directly.
 
-60 % of the documents state a consequence, for four people of five; 30 % state a fact about anybody, 10 % the map or
-what a company makes. Of every fifth person no consequence is ever stated: these are the test. The words before the
-answer weigh .3 in the loss.
+Half of the documents state a consequence, for four people of five; 40 % state a fact about anybody, 10 % the map or
+what a company makes. Of every fifth person no consequence is ever stated: these are the test. Training begins with
+facts alone, so that consequences are learned where the facts already are. The words before the answer weigh .3.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from paramem.world.cards import Measure
     from paramem.world.recipe import Recipe
 
-SHARES = {"consequence": 0.6, "fact": 0.3, "place": 0.1}
+SHARES = {"consequence": 0.5, "fact": 0.4, "place": 0.1}
+FIRST = {"fact": 0.8, "place": 0.2}
 PROMPT_WEIGHT = 0.3
 EVERY = 5  # every fifth person is held out
-STEPS = 6000
+STEPS = {"facts": 1500, "main": 3500}
 
 
 def held_out(here: World) -> tuple[str, ...]:
@@ -34,7 +35,7 @@ def held_out(here: World) -> tuple[str, ...]:
     return tuple(person.name for i, person in enumerate(here.people) if i % EVERY == EVERY - 1)
 
 
-def rows(here: World, rng: random.Random) -> Iterator[Document]:
+def rows(here: World, rng: random.Random, shares: Mapping[str, float] = SHARES) -> Iterator[Document]:
     """The endless stream of documents."""
     hidden = set(held_out(here))
     groups = {
@@ -43,7 +44,7 @@ def rows(here: World, rng: random.Random) -> Iterator[Document]:
         "place": [c for name in here.size.impersonal for c in claims(here, name)],
     }
     while True:
-        (kind,) = rng.choices(list(SHARES), list(SHARES.values()))
+        (kind,) = rng.choices(list(shares), list(shares.values()))
         yield sentence(here, rng.choice(groups[kind]), prompt_weight=PROMPT_WEIGHT)
 
 
@@ -61,8 +62,13 @@ def recipe(name: str) -> Recipe:
         description=(__doc__ or "").split("\n")[0].replace("*", ""),
         config=configuration("gpt2-s0"),
         tokenizer=lambda: tokenizer,
-        rows=lambda draw: encode(tokenizer, list(islice(rows(here, draw.rng), draw.n))),
-        stages=(Stage(steps=STEPS, decay_from=0.6),),
+        rows=lambda draw: encode(
+            tokenizer, list(islice(rows(here, draw.rng, FIRST if draw.stage == "facts" else SHARES), draw.n))
+        ),
+        stages=(
+            Stage(name="facts", steps=STEPS["facts"], decay_from=1.0),
+            Stage(name="main", steps=STEPS["main"], warmup=0, decay_from=0.5, fresh_moments=False),
+        ),
         measure=lambda model, tok, n: measures(here, model, tok, n),
         seed=int(name.rsplit("-s", 1)[1]),
         curve_every=500,

@@ -53,7 +53,7 @@ def training_words(world: World) -> tuple[dict[str, None], dict[str, None]]:
 
 
 def build_tokenizer(world: World, *, piece: int = PIECE, extra_words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
-    """The tokenizer of a world; `piece` = 99 makes first and family names whole, `extra_words` are whole too."""
+    """The tokenizer of a world; `piece` = 99 makes most first and family names whole, `extra_words` are whole too."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
