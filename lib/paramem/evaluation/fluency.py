@@ -18,10 +18,10 @@ from paramem.errors import BadParameter
 if TYPE_CHECKING:
     from paramem.models import LM
 
-DEPARTURES = (
-    ("words are split by nltk", "words and punctuation marks are split by one regular expression", "no dependency"),
-    ("100 tokens, the prompt included", "`Fluency.new_tokens` new ones", "the share of the prompt is then known"),
-)
+DEPARTURES = {
+    "words": ("words are split by nltk", "one regular expression splits words and punctuation", "one dependency less"),
+    "length": ("100 tokens, the prompt included", "`Fluency.new_tokens` new ones", "prompts differ in length"),
+}
 
 _WORDS = re.compile(r"\w+|[^\w\s]")
 _WEIGHTS = {2: 1 / 3, 3: 2 / 3}

@@ -71,6 +71,11 @@ class Plan:
         return tuple(dict.fromkeys(wanted))
 
     @cached_property
+    def place(self) -> dict[Pair, int]:
+        """Where each pair stands among `pairs`."""
+        return {pair: index for index, pair in enumerate(self.pairs)}
+
+    @cached_property
     def prompts(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(item.probe.prompt for item in self.items))
 

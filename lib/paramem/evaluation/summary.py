@@ -17,11 +17,12 @@ from paramem.evaluation.plan import data_hash
 
 @dataclass(frozen=True, kw_only=True)
 class Statistic:
-    """A column of the table, and what its mean means."""
+    """A column of the table, and what its mean means; only `shares` can have Wilson's interval."""
 
     column: str
     level: str
     against: str
+    share: bool = True
 
 
 STATISTICS = (
@@ -30,9 +31,9 @@ STATISTICS = (
     Statistic(column="same", level="sequence", against="own answer"),
     Statistic(column="token_same", level="token", against="own answer"),
     Statistic(column="preferred", level="sequence", against="rival"),  # efficacy score, meng2022rome
-    Statistic(column="margin", level="sequence", against="rival"),  # efficacy magnitude, meng2022rome
-    Statistic(column="kl", level="distribution", against="own answer"),
-    Statistic(column="entropy", level="text", against="nothing"),
+    Statistic(column="margin", level="sequence", against="rival", share=False),  # efficacy magnitude, meng2022rome
+    Statistic(column="kl", level="distribution", against="own answer", share=False),
+    Statistic(column="entropy", level="text", against="nothing", share=False),
 )
 IntervalKind = Literal["auto", "wilson", "bootstrap"]
 _ALLOWED = {
@@ -165,7 +166,7 @@ def _metric(rows: pd.DataFrame, statistic: Statistic, labels: dict[str, str], ho
     grouped = values.groupby("request", sort=True)["value"]
     means, sizes = grouped.mean().to_numpy(), grouped.size().to_numpy()
     weights = sizes if how.averaging == "probe" else np.ones_like(sizes)
-    low, high = _interval(means, weights, how)
+    low, high = _interval(means, weights, statistic, how)
     first = rows.iloc[0]
     passport = Passport(
         **labels,
@@ -200,8 +201,8 @@ def _tests_as_one(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     return pd.concat([plain, pd.DataFrame(joined)], ignore_index=True)
 
 
-def _interval(means: np.ndarray, weights: np.ndarray, how: _How) -> Interval:
-    shares = bool(np.isin(means, (0.0, 1.0)).all()) and bool((weights == weights[0]).all())
+def _interval(means: np.ndarray, weights: np.ndarray, statistic: Statistic, how: _How) -> Interval:
+    shares = statistic.share and bool(np.isin(means, (0.0, 1.0)).all()) and bool((weights == weights[0]).all())
     if how.interval == "wilson" or (how.interval == "auto" and shares):
         if not shares:
             raise BadInput(
