@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
+import tempfile
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,8 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["PARAMEM_CACHE"] = tempfile.mkdtemp(prefix="paramem-test-cache-")
+atexit.register(shutil.rmtree, os.environ["PARAMEM_CACHE"], ignore_errors=True)
 
 from paramem.claims import outcome
 from paramem.notebooks import execute_in_place, sync

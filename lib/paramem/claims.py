@@ -135,10 +135,10 @@ def outcome(
 
 
 def _truth(claim_id: str, holds: Any) -> bool:
-    holds = holds.item() if hasattr(holds, "item") else holds
-    if not isinstance(holds, bool):
+    one = holds.item() if hasattr(holds, "item") and getattr(holds, "ndim", 0) == 0 else holds
+    if not isinstance(one, bool):
         raise BadParameter(f"claim {claim_id}: holds is {holds!r}; give the comparison itself, which is True or False")
-    return holds
+    return one
 
 
 def _plain(claim_id: str, key: str, value: Any, digits: int) -> Value:

@@ -61,10 +61,11 @@ def run(
         seeds=_seeds(seeds),
         model=model,
     )
-    check_writable(out)
-    if profile == "full":
-        check_writable(project.results)
     runs = plan(request, project)
+    if jobs < 1:
+        raise BadParameter(f"--jobs {jobs}: at least one")
+    for folder in [out, project.results] if profile == "full" else [out]:
+        check_writable(folder)
     limit = timeout if timeout is not None else TIMEOUTS[profile]
     with _Progress(console) as progress:
         batch = execute(runs, project, out, jobs=jobs, timeout=limit, force=force, watch=progress)

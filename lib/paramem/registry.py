@@ -35,7 +35,7 @@ class Departure(NamedTuple):
     why: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Method:
     """A method, or a variant of one.
 
@@ -87,9 +87,9 @@ class Method:
         takes = inspect.signature(function).parameters
         extra: dict[str, Any] = {}
         if "C" in takes and self.variant.get("covariance", True):
-            from paramem.editing.statistics import second_moment
+            from paramem.editing.statistics import cached_second_moment
 
-            extra["C"] = second_moment(lm, layer, texts)
+            extra["C"] = cached_second_moment(lm, layer, texts)
         settings = self.settings_class()(layer=layer, **self.variant)
         return function(lm, [request] if "requests" in takes else request, settings, **extra)  # type: ignore[no-any-return]
 

@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Any, Literal, TypeAlias
 
 from paramem.claims import Outcome
-from paramem.errors import BadParameter, Unwritable
+from paramem.errors import Unwritable
 from paramem.fingerprints import file_hash
 from paramem.kernels import QUIET
 from paramem.plan import Run
@@ -126,8 +126,6 @@ def execute(
     Raises:
         Unwritable: before any work.
     """
-    if jobs < 1:
-        raise BadParameter(f"--jobs {jobs}: at least one")
     check_writable(out)
     out = out.resolve()
     batch = Batch(total=len(runs))

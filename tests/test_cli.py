@@ -1,0 +1,167 @@
+"""The command as its user meets it: what it prints, its exit codes, errors as messages."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from conftest import BEDS, ROOT, put_notebook
+from paramem import cli, fingerprints
+from paramem.project import Project
+from paramem.results import read_results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def paramem(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """The command in this process and in the current folder: starting a process for each call costs most of the time."""
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def call(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["paramem", *arguments])
+        for function in (fingerprints.library_hash, fingerprints.model_hash, fingerprints._file_hash):
+            function.cache_clear()
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return Result(returncode=int(stop.value.code or 0), stdout=captured.out, stderr=captured.err)
+
+    return call
+
+
+def test_the_installed_command_is_this_one(demo: Project) -> None:
+    """Once as a real process: the entry point, the exit code, no traceback."""
+    put_notebook(demo)
+    command = [str(Path(sys.executable).with_name("paramem")), "run", "-p", "sucess=1"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert "Did you mean success?" in result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+
+
+def test_the_help_names_every_command(paramem: Callable[..., Result]) -> None:
+    text = paramem("--help").stdout
+    for name in ("run", "papers", "show", "check", "notebooks", "sync", "testbeds", "lab"):
+        assert f" {name} " in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "-p", "sucess=1"], "Did you mean success?"),
+        (["run", "-p", "seed=many"], "expected int"),
+        (["run", "-p", "novalue"], "write name=value"),
+        (["run", "-p", "seed=1", "-p", "seed=2"], "given twice"),
+        (["run", "--seeds", "a-b"], "write numbers"),
+        (["run", "--profile", "fast"], "default, full, paper"),
+        (["run", "--profile", "paper"], "-p model=gpt2-xl"),
+        (["run", "nothing"], "no notebook 'nothing'"),
+        (["run", "--out", "README.md/runs"], "cannot write results below README.md/runs"),
+        (["run", "-j", "0"], "at least one"),
+        (["show", "--format", "pdf"], "table, json or markdown"),
+        (["notebooks", "nothing"], "no notebook 'nothing'"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_two(
+    demo: Project, paramem: Callable[..., Result], arguments: list[str], message: str
+) -> None:
+    put_notebook(demo)
+    result = paramem(*arguments)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert not (demo.root / "runs").exists(), "nothing was started"
+
+
+def test_a_full_run_writes_results_and_a_default_run_agrees(demo: Project, paramem: Callable[..., Result]) -> None:
+    put_notebook(demo)
+    full = paramem("run", "--profile", "full", "--jobs", "2")
+    assert full.returncode == 0, full.stdout + full.stderr
+    results = read_results(demo.results_path("editing/demo"))
+    assert results is not None
+    assert (results.profile, tuple(results.seconds)) == ("full", BEDS)
+    assert results.claims["doe2022facts.works"].k == 2
+    assert set(results.versions) >= {"python", "torch"}
+
+    default = paramem("run")
+    assert default.returncode == 0, default.stdout
+    assert "all claims as committed" in default.stdout
+    assert "bed-a: holds" in default.stdout
+    again = paramem("run")
+    assert "cached" in again.stdout
+    data = json.loads((demo.root / "runs/scoreboard.json").read_text())
+    assert data["claims"][0]["holds"] == "2 of 2"
+    assert data["changes"] == []
+
+    flipped = paramem("run", "--out", "other", "-p", "success=0.1")
+    assert flipped.returncode == 0, "another experiment is not compared"
+    source = demo.notebook_path("editing/demo").with_suffix(".py")
+    source.write_text(source.read_text().replace("success > 0.5", "success > 0.99"))
+    assert paramem("sync").stdout == "updated editing/demo\n"
+    changed = paramem("run")
+    assert changed.returncode == 1
+    assert "was 'holds', is now 'does not hold'" in changed.stdout
+
+
+def test_a_failing_notebook_is_exit_code_one_and_says_where(demo: Project, paramem: Callable[..., Result]) -> None:
+    put_notebook(demo, "# %%\n1 / 0\n")
+    result = paramem("run")
+    assert result.returncode == 1
+    assert "ZeroDivisionError: division by zero" in result.stdout
+
+
+def test_show_papers_and_check(executed: Project, paramem: Callable[..., Result]) -> None:
+    assert "reproduced" in paramem("show").stdout
+    assert json.loads(paramem("show", "--format", "json").stdout)["claims"][0]["verdict"] == "reproduced"
+    assert "| **reproduced** |" in paramem("show", "--format", "markdown").stdout
+    assert "Doe and Roe 2022. Facts in a Box" in paramem("papers").stdout
+    assert "no paper matches 'zebra'" in paramem("papers", "zebra").stdout
+    executed.readme.write_text(executed.readme.read_text().replace("0.95", "0.99"))
+    stale = paramem("check")
+    assert stale.returncode == 1
+    assert "README.md: the scoreboard is stale" in stale.stderr
+    assert paramem("show", "--write").returncode == 0
+    assert "README.md" not in paramem("check").stderr
+
+
+def test_outside_a_checkout_the_message_says_what_to_do(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARAMEM_ROOT", str(tmp_path))
+    result = paramem("show")
+    assert result.returncode == 2
+    assert "set PARAMEM_ROOT" in result.stderr
+
+
+def test_a_checkout_is_found_from_its_subfolders(demo: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PARAMEM_ROOT")
+    monkeypatch.chdir(demo.notebooks / "editing")
+    assert Project.find().root == demo.root.resolve()
+    monkeypatch.chdir("/")
+    assert Project.find().root == ROOT, "an editable install knows its own checkout"
+
+
+def test_the_command_itself_starts_fast() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter(); import paramem.cli;"
+        "heavy = {'torch', 'transformers', 'pandas', 'papermill', 'pydantic'} & set(sys.modules);"
+        "assert not heavy, heavy; print(time.perf_counter() - start)"
+    )
+    best = min(float(subprocess.check_output([sys.executable, "-c", code], text=True)) for _ in range(3))
+    assert best < 0.5
+
+
+def test_seeds_are_read() -> None:
+    assert cli._seeds("") == ()
+    assert cli._seeds("3") == (3,)
+    assert cli._seeds("0-2,7,1") == (0, 1, 2, 7)

@@ -1,0 +1,178 @@
+"""The scoreboard says what the results say, in every format, and the README's copy cannot go stale unseen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conftest import BEDS, write_results_into_readme
+from paramem.claims import Outcome, outcome
+from paramem.errors import BadInput
+from paramem.plan import Request, plan
+from paramem.project import Project
+from paramem.report import (
+    BEGIN,
+    END,
+    committed_results,
+    found_now,
+    review,
+    scoreboard_json,
+    scoreboard_markdown,
+    scoreboard_table,
+    scores,
+    with_scoreboard,
+)
+from paramem.runner import Batch, Finished
+from paramem.taxonomy import load_taxonomy
+
+CLAIM = "doe2022facts.works"
+
+
+def batch_of(project: Project, request: Request, holds: dict[str, bool], status: str = "ok") -> Batch:
+    """A batch as the runner would return it, without running anything."""
+    batch = Batch(total=len(holds))
+    for run in plan(request, project):
+        found: dict[str, Outcome] = {}
+        if status == "ok":
+            found = {CLAIM: outcome(CLAIM, holds[run.testbed], {"success": 0.95})}
+        batch.finished.append(
+            Finished(run=run, status=status, outcomes=found, folder=Path(), problem="" if found else "it broke")  # type: ignore[arg-type]
+        )
+    return batch
+
+
+def test_paper_stands_beside_ours(executed: Project) -> None:
+    [line] = scores(load_taxonomy(executed), committed_results(executed))
+    assert line.reported == "success 0.9 [GPT-2 XL]"
+    assert line.ours == "success 0.95 [0.95, 0.95]"
+    assert (line.holds, line.verdict) == ("2 of 2", "reproduced")
+
+
+def test_every_format_says_the_same(executed: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    lines = scores(load_taxonomy(executed), committed_results(executed))
+    console = Console(width=200)
+    console.print(scoreboard_table(lines))
+    table = capsys.readouterr().out
+    markdown = scoreboard_markdown(lines)
+    data = json.dumps(scoreboard_json(lines))
+    for text in (table, markdown, data):
+        for part in (CLAIM, "success 0.9 [GPT-2 XL]", "0.95 [0.95, 0.95]", "2 of 2", "reproduced"):
+            assert part in text, text
+    assert "(notebooks/editing/demo.ipynb)" in markdown
+
+
+def test_an_unmeasured_claim_has_no_verdict(demo: Project) -> None:
+    [line] = scores(load_taxonomy(demo), {})
+    assert (line.ours, line.holds, line.verdict) == ("", "", "")
+    assert "not measured yet" in scoreboard_markdown([line])
+    assert "none measured yet" in scoreboard_markdown([line])
+
+
+def test_a_status_set_in_the_taxonomy_stands(demo: Project) -> None:
+    file = demo.taxonomy / "editing.yaml"
+    file.write_text(
+        file.read_text().replace(
+            "where: Section 3", "where: Section 3\n      status: not at this scale\n      reason: Why"
+        )
+    )
+    [line] = scores(load_taxonomy(demo), {})
+    assert line.verdict == "not at this scale"
+    assert "1 not at this scale" in scoreboard_markdown([line])
+
+
+def test_table_cells_cannot_break_the_table(demo: Project) -> None:
+    file = demo.taxonomy / "editing.yaml"
+    file.write_text(file.read_text().replace("The box keeps a fact.", "'a | b <script> [red]x[/red]'"))
+    lines = scores(load_taxonomy(demo), {})
+    row = scoreboard_markdown(lines).splitlines()[-1]
+    assert row.count(" | ") == 4
+    assert "<script>" not in row
+    assert "[red]x[/red]" in "".join(str(cell) for cell in scoreboard_table(lines).columns[0]._cells).replace("\\", "")
+
+
+def test_the_readme_is_rewritten_between_its_marks_only(executed: Project) -> None:
+    lines = scores(load_taxonomy(executed), committed_results(executed))
+    before = f"above\n{BEGIN}\nyesterday\n{END}\nbelow\n"
+    after = with_scoreboard(before, lines)
+    assert after.startswith(f"above\n{BEGIN}")
+    assert after.endswith(f"{END}\nbelow\n")
+    assert "yesterday" not in after
+    assert with_scoreboard(after, lines) == after
+    for broken in ("no marks", before + before):
+        with pytest.raises(BadInput, match=r"README\.md needs"):
+            with_scoreboard(broken, lines)
+
+
+def test_a_full_run_yields_results_to_write_and_tells_a_changed_verdict(executed: Project) -> None:
+    taxonomy = load_taxonomy(executed)
+    same = review(
+        batch_of(executed, Request(profile="full"), dict.fromkeys(BEDS, True)), "full", taxonomy, executed, {}
+    )
+    assert list(same.writable) == ["editing/demo"]
+    assert (list(same.changes), list(same.problems)) == ([], [])
+    worse = review(
+        batch_of(executed, Request(profile="full"), {"bed-a": True, "bed-b": False}), "full", taxonomy, executed, {}
+    )
+    assert [(change.was, change.now) for change in worse.changes] == [("reproduced", "weaker")]
+    assert worse.writable["editing/demo"].claims[CLAIM].k == 1
+
+
+def test_a_full_run_that_lacks_a_testbed_writes_nothing(executed: Project) -> None:
+    batch = batch_of(executed, Request(profile="full"), dict.fromkeys(BEDS, True))
+    batch.finished.pop()
+    found = review(batch, "full", load_taxonomy(executed), executed, {})
+    assert not found.writable
+
+
+def test_a_default_run_is_compared_with_its_testbeds_row(executed: Project) -> None:
+    taxonomy = load_taxonomy(executed)
+    agree = review(batch_of(executed, Request(), {"bed-a": True}), "default", taxonomy, executed, {})
+    assert not agree.changes
+    flipped = review(batch_of(executed, Request(), {"bed-a": False}), "default", taxonomy, executed, {})
+    assert [str(change) for change in flipped.changes] == [
+        f"editing/demo: {CLAIM} on bed-a was 'holds', is now 'does not hold'"
+    ]
+    assert not flipped.writable
+    other = review(
+        batch_of(executed, Request(parameters={"success": "0.2"}), {"bed-a": False}), "default", taxonomy, executed, {}
+    )
+    assert not other.changes, "other parameters are another experiment"
+
+
+def test_a_failed_run_is_a_problem_and_never_a_result(executed: Project) -> None:
+    found = review(
+        batch_of(executed, Request(), {"bed-a": True}, "failed"), "default", load_taxonomy(executed), executed, {}
+    )
+    assert found.problems == ["editing/demo on bed-a: failed: it broke"]
+    assert not found.results
+
+
+def test_claims_stated_and_declared_must_agree(executed: Project) -> None:
+    batch = batch_of(executed, Request(), {"bed-a": True})
+    object.__setattr__(batch.finished[0], "outcomes", {"other.claim": outcome("other.claim", True)})
+    [problem] = review(batch, "default", load_taxonomy(executed), executed, {}).problems
+    assert "states other.claim" in problem
+    assert f"does not state {CLAIM}" in problem
+
+
+def test_what_a_run_found_stands_beside_the_committed_verdict(executed: Project) -> None:
+    batch = batch_of(executed, Request(), {"bed-a": True})
+    assert found_now(batch) == {CLAIM: "bed-a: holds"}
+    table = scoreboard_table(scores(load_taxonomy(executed), committed_results(executed)), found_now(batch))
+    assert [column.header for column in table.columns][-1] == "this run"
+
+
+def test_the_stale_readme_is_found(executed: Project) -> None:
+    from paramem.checks import check_readme
+
+    taxonomy = load_taxonomy(executed)
+    assert check_readme(executed, taxonomy) == []
+    executed.readme.write_text(executed.readme.read_text().replace("0.95", "0.99"))
+    [finding] = check_readme(executed, taxonomy)
+    assert "paramem show --write" in str(finding)
+    write_results_into_readme(executed)
+    assert check_readme(executed, taxonomy) == []

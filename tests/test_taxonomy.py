@@ -1,0 +1,195 @@
+"""The taxonomy and the bibliography: what is wrong is refused with its place, and what is there agrees both ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conftest import BIB, ENTRIES, put_notebook
+from paramem.bibliography import load_papers
+from paramem.checks import check_files, check_links, check_papers, check_project
+from paramem.errors import BadInput
+from paramem.project import Project
+from paramem.taxonomy import load_taxonomy
+from paramem.yamls import load_yaml
+
+
+def test_the_small_checkout_reads(demo: Project) -> None:
+    taxonomy, papers = load_taxonomy(demo), load_papers(demo)
+    assert list(taxonomy.claims) == ["doe2022facts.works"]
+    assert taxonomy.claims_of("editing/demo") == ("doe2022facts.works",)
+    assert taxonomy.testbeds_of("editing/demo") == ("bed-a", "bed-b")
+    assert [name for name, _ in taxonomy.category_names()] == ["editing", "editing/locate-then-edit"]
+    assert papers["doe2022facts"].cite() == "Doe and Roe 2022"
+    assert papers["doe2022facts"].title == "Facts in a Box"
+    assert (papers["doe2022facts"].posted, papers["doe2022facts"].url) == (2022, "https://arxiv.org/abs/2202.00001")
+    assert not [finding for finding in check_papers(taxonomy, papers) if "method" not in finding.where]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("summary: Puts", "sumary: Puts", "entry doe2022facts, field sumary.*no such field.*known: category"),
+        ("summary: Puts facts into a box.", "summary: ''", "field summary.*empty"),
+        ("  summary: Puts facts into a box.\n", "", "field summary.*required"),
+        ("summary: Puts facts into a box.", "summary: 3", "field summary, value 3: expected text; quote it"),
+        ("value: 0.9", "value: high", r"field claims\.works\.reported\.0\.value, value 'high'"),
+        ("notebook: editing/demo", "notebook: Editing/Demo", "lower-case names"),
+        ("      notebook: editing/demo\n", "", "name the notebook that measures it"),
+        ("where: Section 3\n", "where: Section 3\n      status: not attempted\n", "needs a reason"),
+        ("where: Section 3\n", "where: Section 3\n      status: maybe\n", "not attempted"),
+        ("notebooks: [editing/demo]", "links: {paper: 'javascript:alert(1)'}", "http or https"),
+        ("doe2022facts:", "Doe 2022:", "is not a bib key"),
+        ("where: Section 3", "where: Section 3\n      where: Section 4", "line 9.*'where' stands twice"),
+    ],
+)
+def test_a_wrong_entry_is_refused_with_file_entry_field_and_remedy(
+    demo: Project, old: str, new: str, message: str
+) -> None:
+    assert old in ENTRIES
+    (demo.taxonomy / "editing.yaml").write_text(ENTRIES.replace(old, new, 1))
+    with pytest.raises(BadInput, match=rf"(?s)editing\.yaml.*{message}"):
+        load_taxonomy(demo)
+
+
+def test_an_entry_stands_in_one_file(demo: Project) -> None:
+    (demo.taxonomy / "more.yaml").write_text(ENTRIES)
+    with pytest.raises(BadInput, match=r"more.yaml: entry doe2022facts stands in editing.yaml too"):
+        load_taxonomy(demo)
+
+
+def test_an_edited_taxonomy_is_read_again(demo: Project) -> None:
+    load_taxonomy(demo)
+    (demo.taxonomy / "editing.yaml").write_text(ENTRIES.replace("works:", "still-works:"))
+    assert list(load_taxonomy(demo).claims) == ["doe2022facts.still-works"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("no", "no"), ("012", "012"), ("3:25", "3:25"), ("2020-01-01", "2020-01-01"), ("yes", "yes"), ("0x10", "0x10"),
+     ("true", True), ("12", 12), ("-3", -3), ("0.5", 0.5), ("1.5e-3", 1.5e-3), ("~", None), ("", None), ("'12'", "12")],
+)  # fmt: skip
+def test_yaml_scalars_are_what_they_look_like(tmp_path: Path, text: str, value: object) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(f"key: {text}\n")
+    assert load_yaml(path) == {"key": value}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\na: 2\n", "line 2: key 'a' stands twice"),
+        ("a: &x [1]\nb: *x\n", "line 2: aliases"),
+        ("a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
+        ("1: a\n", "key '1' is not text"),
+        ("a: [1\n", "line 2"),
+        ("a: b\u202ec\n", "line 1: hidden character U\\+202E"),
+        ("a: b\x07\n", "hidden character U\\+0007"),
+        ("[" * 3000, "nested too deeply"),
+        ("a: " + "x" * 300_000, "more than the 200,000"),
+    ],
+)
+def test_yaml_that_could_surprise_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=message):
+        load_yaml(path)
+
+
+def test_yaml_must_be_utf8_and_there(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(b"a: \xff\n")
+    with pytest.raises(BadInput, match="not UTF-8"):
+        load_yaml(tmp_path / "x.yaml")
+    with pytest.raises(BadInput, match="cannot read"):
+        load_yaml(tmp_path / "missing.yaml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{Facts in a {Box}},", "{Facts in a {Box}}", "doe2022facts|expected"),  # a missing comma
+        ("year      = {2022}", "year = {2021}", "before the preprint's"),
+        ("year      = {2022}", "year = {22}", "four digits"),
+        ("year      = {2022}", "year = soon", "soon"),
+        ("eprint    = {2202.00001}", "eprint = {2202.00001v2}", "without version"),
+        ("eprint    = {2202.00001}", "url = {javascript:alert(1)}", "http or https"),
+        ("eprint    = {2202.00001}", "eprnt = {2202.00001}", "unknown field"),
+        ("title     = {Facts in a {Box}},\n", "", "title.*required"),
+        ("doe2022facts", "../../etc/passwd", "key '../../etc/passwd'"),
+        ("}\n}", "}\n", "premature end|line"),
+    ],
+)
+def test_a_wrong_bibliography_is_refused(demo: Project, old: str, new: str, message: str) -> None:
+    assert old in BIB
+    demo.bib.write_text(BIB.replace(old, new, 1))
+    with pytest.raises(BadInput, match=rf"(?s)papers\.bib.*{message}"):
+        load_papers(demo)
+
+
+def test_the_same_key_twice_is_refused_whatever_its_case(demo: Project) -> None:
+    for key in ("doe2022facts", "Doe2022facts"):
+        demo.bib.write_text(BIB + BIB.replace("doe2022facts", key))
+        with pytest.raises(BadInput, match=r"(?i)doe2022facts"):
+            load_papers(demo)
+
+
+def test_latex_accents_are_read(demo: Project) -> None:
+    demo.bib.write_text(BIB.replace("Doe, Jane", 'Do{\\"e}, Fran{\\c c}ois'))
+    assert load_papers(demo)["doe2022facts"].authors[0] == "Doë, François"
+
+
+def findings(project: Project) -> str:
+    taxonomy, papers = load_taxonomy(project), load_papers(project)
+    found = [*check_papers(taxonomy, papers), *check_links(taxonomy), *check_files(project, taxonomy)]
+    return "\n".join(str(each) for each in found if "method" not in each.where)
+
+
+def test_cross_references_are_checked_both_ways(demo: Project) -> None:
+    put_notebook(demo)
+    assert findings(demo) == ""
+    demo.bib.write_text(BIB + BIB.replace("doe2022facts", "roe2023more"))
+    text = findings(demo)
+    assert "roe2023more has no entry in taxonomy/" in text
+    assert "roe2023more and doe2022facts have the same title" in text
+
+    demo.bib.write_text("")
+    assert "doe2022facts is not in papers.bib" in findings(demo)
+    demo.bib.write_text(BIB)
+
+    changes = {
+        "category: editing/locate-then-edit": ("category: editing/elsewhere", "category: 'editing/elsewhere'"),
+        "notebooks: [editing/demo]": ("notebooks: []", "list it in 'notebooks'"),
+        "summary:": ("methods: [unknown-method]\n  summary:", "methods: 'unknown-method' does not exist"),
+        "where: Section 3": ("contradicted_by: [nobody2020]\n      where: Section 3", "'nobody2020' does not exist"),
+    }
+    for old, (new, message) in changes.items():
+        (demo.taxonomy / "editing.yaml").write_text(ENTRIES.replace(old, new, 1))
+        assert message in findings(demo)
+
+
+def test_files_are_checked_against_the_lists(demo: Project) -> None:
+    put_notebook(demo)
+    put_notebook(demo, name="editing/stray")
+    (demo.notebooks / "lonely.py").write_text("# %%\n1\n")
+    (demo.results / "gone.json").write_text("{}")
+    (demo.testbeds / "bed-b").rmdir()
+    text = findings(demo)
+    assert "notebooks/editing/stray.ipynb: not listed" in text
+    assert "notebooks/lonely.py: has no .ipynb half" in text
+    assert "results/gone.json: belongs to no listed notebook" in text
+    assert "there is no bundled testbed 'bed-b'" in text
+    demo.notebook_path("editing/demo").unlink()
+    assert "there is no notebooks/editing/demo.ipynb" in findings(demo)
+
+
+def test_this_repository_agrees_with_itself(repository: Project) -> None:
+    assert [str(finding) for finding in check_project(repository)] == []
+
+
+def test_every_claim_of_this_repository_has_one_home_and_a_place(repository: Project) -> None:
+    taxonomy = load_taxonomy(repository)
+    assert taxonomy.claims
+    for claim_id, entry in taxonomy.claims.items():
+        assert entry.status or entry.where, f"{claim_id}: say where it stands in the paper"
+        assert "reproduce" not in entry.says.lower(), f"{claim_id}: a claim says what the paper says, not what we found"
