@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from paramem.facts import Fact, Probe, fill
 from paramem.world.core import World, world
-from paramem.world.corpus import Document, Writer, claims, joined, sentence
+from paramem.world.corpus import Claim, Document, Writer, claims, joined, sentence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from paramem.world.cards import Measure
     from paramem.world.recipe import Recipe
 
-PREFIX, POSTNOMINAL, ALIAS, MAP = 0.6, 0.4, 0.08, 0.2
+PREFIX, POSTNOMINAL, ALIAS, MAP, BACKWARDS = 0.6, 0.4, 0.08, 0.2, 6
 # width, layers, heads, steps
 SHAPES = {
     "gpt2": (128, 6, 4, 1200),
@@ -36,11 +36,17 @@ CHECKPOINTS = (200, 400, 500, 600, 800)
 def rows(here: World, rng: random.Random) -> Iterator[Document]:
     """The endless stream of documents."""
     writer = Writer(here, postnominal=POSTNOMINAL, alias=ALIAS)
-    people = [claim for relation in here.relations if relation.head == "person" for claim in claims(here, relation.id)]
-    places = [claim for name in here.size.impersonal for claim in claims(here, name)]
+    people = _sayable(here, [relation.id for relation in here.relations if relation.head == "person"])
+    places = _sayable(here, here.size.impersonal)
     while True:
         told = [rng.choice(places if rng.random() < MAP else people) for _ in range(1 + (rng.random() < PREFIX))]
         yield joined([sentence(here, claim, written=writer(claim.subject, rng)) for claim in told])
+
+
+def _sayable(here: World, names: Sequence[str]) -> list[Claim]:
+    """Every claim of these relations once; backwards ones, which have a single wording, as often as six."""
+    made = [claim for name in names for claim in claims(here, name)]
+    return made + [claim for claim in made if claim.template < 0] * (BACKWARDS - 1)
 
 
 def configuration(name: str) -> dict[str, Any]:
