@@ -26,7 +26,7 @@ class Result:
 
 @pytest.fixture
 def paramem(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """The command in this process and in the current folder: starting a process for each call costs most of the time."""
+    """The command in this process: starting one for each call would cost most of the time."""
     monkeypatch.setenv("COLUMNS", "160")
 
     def call(*arguments: str) -> Result:
@@ -136,7 +136,9 @@ def test_show_papers_and_check(executed: Project, paramem: Callable[..., Result]
     assert "README.md" not in paramem("check").stderr
 
 
-def test_outside_a_checkout_the_message_says_what_to_do(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_a_checkout_the_message_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paramem: Callable[..., Result]
+) -> None:
     monkeypatch.setenv("PARAMEM_ROOT", str(tmp_path))
     result = paramem("show")
     assert result.returncode == 2
