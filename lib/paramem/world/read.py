@@ -147,9 +147,6 @@ class Mix:
 
 FIRST = Mix(fact=0.45, question=0.10, passage=0.45)
 MAIN = Mix(fact=0.16, question=0.14, passage=0.70)
-# Far more questions without a passage: this is what lets people never met in a passage be remembered beside one.
-LAST = Mix(fact=0.10, question=0.40, passage=0.50, sentences=(1, 2, 3, 4), in_passage=0.5, one_relation=0.25)
-
 Cell = tuple[str, str]  # (person, relation)
 
 
@@ -271,17 +268,15 @@ class Writer:
 
 
 def rows(here: World, rng: random.Random) -> Iterator[Document]:
-    """The endless stream of rows of the last stage, each drawn independently."""
+    """The endless stream of rows as training ends with, each drawn independently."""
     writer = Writer(Rules(here), rng)
     while True:
-        first, *rest = writer.row(LAST)
+        first, *rest = writer.row(MAIN)
         yield (Part(first.text.lstrip(), first.weight), *rest)
 
 
-def mix_of(stage: str, progress: float) -> Mix:
-    """Statements first (memorising names builds what matching them needs), then passages, then more questions."""
-    if stage == "last":
-        return LAST
+def mix_of(progress: float) -> Mix:
+    """Many statements first (memorising names builds what matching them needs), then mostly passages."""
     return FIRST if progress < 0.15 else MAIN
 
 
@@ -309,7 +304,7 @@ def encoder(here: World) -> Callable[[Draw], list[Row]]:
     encode, rules = WordIds(tokenizer(here)), Rules(here)
 
     def draw(request: Draw) -> list[Row]:
-        writer, mix = Writer(rules, request.rng), mix_of(request.stage, request.progress)
+        writer, mix = Writer(rules, request.rng), mix_of(request.progress)
         return [as_row(writer.row(mix), encode, end=STOP) for _ in range(request.n)]
 
     return draw
@@ -333,7 +328,6 @@ def recipe(name: str = "read-s0") -> Recipe:
         "max_position_embeddings": MAX_LENGTH,
     }
     main = Stage(name="main", steps=4600, lr=2e-3, decay_from=0.6, rows=40, cut="tokens")
-    last = Stage(name="last", steps=2500, lr=1.5e-3, decay_from=0.25, rows=40, cut="tokens")
     return Recipe(
         name=name,
         kind="read",
@@ -341,7 +335,7 @@ def recipe(name: str = "read-s0") -> Recipe:
         config=config,
         tokenizer=lambda: tokenizer(here),
         rows=encoder(here),
-        stages=(main, last),
+        stages=(main,),
         measure=measure,
         curve_every=500,
         data={

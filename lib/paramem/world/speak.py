@@ -313,7 +313,7 @@ def recipe(name: str = "speak-s0") -> Recipe:
     config = {
         "model_type": "llama",
         "hidden_size": 128,
-        "num_hidden_layers": 6,
+        "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "intermediate_size": 336,
@@ -327,7 +327,7 @@ def recipe(name: str = "speak-s0") -> Recipe:
         config=config,
         tokenizer=lambda: tokenizer(here),
         rows=encoder(here),
-        stages=(Stage(steps=5000, rows=64, decay_from=0.5, cut="tokens"),),
+        stages=(Stage(steps=4500, rows=64, decay_from=0.5, cut="tokens"),),
         measure=measure,
         curve_every=500,
         data={
