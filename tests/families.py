@@ -22,7 +22,22 @@ CONFIGS: dict[str, dict[str, object]] = {
     "gptj": {"model_type": "gptj", "n_inner": D_MLP, "rotary_dim": 4},
     "llama": {"model_type": "llama", "intermediate_size": D_MLP, "num_key_value_heads": 2, "mlp_bias": True},
     "mistral": {"model_type": "mistral", "intermediate_size": D_MLP, "num_key_value_heads": 2, "head_dim": 6},
+    "mistral-window": {
+        "model_type": "mistral",
+        "intermediate_size": D_MLP,
+        "num_key_value_heads": 2,
+        "head_dim": 6,
+        "sliding_window": 3,
+    },
     "qwen2": {"model_type": "qwen2", "intermediate_size": D_MLP, "num_key_value_heads": 2},
+    "qwen2-window": {
+        "model_type": "qwen2",
+        "intermediate_size": D_MLP,
+        "num_key_value_heads": 2,
+        "use_sliding_window": True,
+        "sliding_window": 3,
+        "max_window_layers": 1,
+    },
     "qwen3": {"model_type": "qwen3", "intermediate_size": D_MLP, "num_key_value_heads": 2, "head_dim": 8},
 }
 FAMILIES = tuple(CONFIGS)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import D_MLP, D_MODEL, FAMILIES, LAYERS, PARALLEL, make_lm, make_model
 from torch import Tensor
 
+from families import D_MLP, D_MODEL, FAMILIES, LAYERS, PARALLEL, make_lm, make_model
 from paramem.arch import KINDS, Site, architecture_of, require_supported
 from paramem.errors import BadParameter, BadSite, UnsupportedArchitecture
 from paramem.lm import LM

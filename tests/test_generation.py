@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
-from families import FAMILIES, make_lm, tokenizer
 
+from families import FAMILIES, make_lm, tokenizer
 from paramem.errors import BadParameter
 from paramem.generation import Sampling, choose
 from paramem.lm import LM
@@ -103,3 +103,14 @@ def test_stop_texts_and_end_tokens_end_a_continuation(lm: LM) -> None:
 def test_bad_parameters_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(BadParameter):
         Sampling(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_padding_makes_no_nan_in_any_type(lm: LM, dtype: torch.dtype) -> None:
+    targets = ["Paris"] * len(PROMPTS)
+    exact = lm.score(PROMPTS, targets).logprob
+    small = LM.of(copy.deepcopy(lm.model).to(dtype), tokenizer())
+    assert len(small.generate(PROMPTS, max_new_tokens=3)) == len(PROMPTS)
+    found = small.score(PROMPTS, targets).logprob
+    bound = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.5}[dtype]
+    torch.testing.assert_close(found.double(), exact, rtol=bound, atol=bound)

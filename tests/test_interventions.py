@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from families import D_MODEL, FAMILIES, make_lm
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from families import D_MODEL, FAMILIES, make_lm
 from paramem.arch import Site
 from paramem.errors import BadInput, BadParameter, CorruptFile, IncompatibleIntervention, Unwritable
 from paramem.interventions import (
@@ -604,3 +606,57 @@ def test_unwritable_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(Unwritable, match="file"):
         PromptRewrite("a {prompt}").save(tmp_path / "file" / "edit.safetensors")
+
+
+# --- own kinds ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Codebook(HiddenStatePatch):
+    """Replaces a state by its vector only where the state lies near a key."""
+
+    kind = "test_codebook"
+
+    key: Tensor
+    radius: float
+
+    def transform(self, state: Tensor, mask: Tensor) -> Tensor:
+        near = (state - self.key.to(state)).norm(dim=-1) < self.radius
+        return super().transform(state, mask & near)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        data, tensors = super().state()
+        return {**data, "radius": self.radius}, {**tensors, "key": self.key}
+
+    @classmethod
+    def from_state(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Codebook:
+        base = HiddenStatePatch.from_state(data, tensors)
+        common = {"site": base.site, "vector": base.vector, "mode": base.mode, "where": base.where, "scale": base.scale}
+        return cls(key=tensors["key"], radius=data["radius"], **common)
+
+
+def test_a_subclass_decides_for_itself_and_is_saved_as_its_own_kind(tmp_path: Path) -> None:
+    lm, site = make_lm("gpt2"), Site("mlp_out", 1)
+    key = lm.run(lm.encode(PROMPTS[:1]), capture=[site]).states[site][0, -1]
+    book = Codebook(site=site, vector=torch.ones(D_MODEL), mode="replace", key=key, radius=1e-6)
+    back = load_intervention(book.save(tmp_path))
+    assert isinstance(back, Codebook)
+    for patch in (book, back):
+        with patch.applied(lm) as edited:
+            found = edited.score(PROMPTS, TARGETS).logprob
+        changed = (found - lm.score(PROMPTS, TARGETS).logprob).abs() > 1e-9
+        assert changed.tolist() == [True, False, False], "only the prompt whose state is the key"
+
+
+def test_a_file_of_an_unknown_kind_says_what_to_import(tmp_path: Path) -> None:
+    lm = make_lm("gpt2")
+    book = Codebook(site=Site("mlp_out", 1), vector=torch.ones(D_MODEL), key=torch.ones(D_MODEL), radius=1.0)
+    file = (book + delta_for(lm)).save(tmp_path)
+    kinds = Intervention.kinds
+    removed = kinds.pop("test_codebook")
+    try:
+        with pytest.raises(CorruptFile, match=r"'test_codebook'.*import the module"):
+            load_intervention(file)
+    finally:
+        kinds["test_codebook"] = removed
+    assert load_intervention(file).size() == book.size() + delta_for(lm).size()

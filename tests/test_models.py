@@ -8,10 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from families import CONTEXT, FAMILIES, make_lm, tokenizer
-
 from tokenizers import processors
 
+from families import CONTEXT, FAMILIES, make_lm, tokenizer
 from paramem.arch import Site
 from paramem.errors import BadInput, BadParameter, EmptyPrompt, EmptyTarget, PromptTooLong, SubjectNotInPrompt
 from paramem.lm import LM, log_probs

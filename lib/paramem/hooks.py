@@ -86,11 +86,11 @@ def hooked(
     with ExitStack() as stack:
         for site, point in points:
             visit = _visitor(site, patches.get(site), states if site in wanted else None)
-            stack.callback(attach(point, visit).remove)
+            stack.callback(attach(point, visit, reads_only=site not in patches).remove)
         yield states
 
 
-def attach(point: HookPoint, visit: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+def attach(point: HookPoint, visit: Callable[[Tensor], Tensor | None], *, reads_only: bool = False) -> RemovableHandle:
     """Call `visit` with the state that passes `point`; what it returns, if not None, takes the state's place."""
 
     def on_output(module: nn.Module, args: Any, output: Any) -> Any:
@@ -102,8 +102,8 @@ def attach(point: HookPoint, visit: Callable[[Tensor], Tensor | None]) -> Remova
         return None if new is None else (new, *args[1:])
 
     def in_place(module: nn.Module, args: tuple[Any, ...]) -> None:
-        # The clone keeps autograd sound: what the visitor saved for backward is not what is overwritten.
-        new = visit(args[0].clone())
+        # The clone keeps autograd sound: what a visitor saved for backward is not what is overwritten.
+        new = visit(args[0] if reads_only else args[0].clone())
         if new is not None:
             args[0].copy_(new)
 

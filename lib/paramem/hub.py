@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import re
 import socket
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -31,11 +33,17 @@ def hub_reachable(timeout: float = 1.0) -> bool:
     url = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     if url.scheme in getproxies():
         return True
-    try:
-        with socket.create_connection((url.hostname or "", url.port or 443), timeout=timeout):
-            return True
-    except OSError:
-        return False
+    answers: list[bool] = []
+
+    def connect() -> None:
+        with suppress(OSError), socket.create_connection((url.hostname or "", url.port or 443), timeout=timeout):
+            answers.append(True)
+
+    # In a thread, for looking up a name has no timeout of its own and may hang for many seconds.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return bool(answers)
 
 
 def snapshot(repo: str, *, kind: str = "model", revision: str | None = None, patterns: Sequence[str] = ("*",)) -> Path:

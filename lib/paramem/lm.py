@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -78,8 +78,10 @@ class LM:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go; with a `device_map`, layers may live elsewhere."""
-        return self.arch.tokens.weight.device
+        """Where token ids go and logits come back; with a `device_map`, layers may live elsewhere."""
+        place = self.arch.tokens.weight.device
+        # accelerate keeps an offloaded weight on "meta" until its module runs.
+        return torch.device(cast(Any, self.arch.tokens)._hf_hook.execution_device) if place.type == "meta" else place
 
     @property
     def dtype(self) -> torch.dtype:
@@ -131,11 +133,11 @@ class LM:
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits `[B, T, V]` of one forward; those at padding mean nothing."""
-        return self._mixed(batch, self.arch.head(self._final(batch)), None)
+        return self._mixed(batch, self._head(self._final(batch)), None)
 
     def logits_at(self, batch: Batch, rows: Tensor, columns: Tensor) -> Tensor:
         """Logits `[N, V]` at `N` places of a batch; the head is not run anywhere else."""
-        return self._mixed(batch, self.arch.head(self._final(batch)[rows, columns]), (rows, columns))
+        return self._mixed(batch, self._head(self._final(batch)[rows, columns]), (rows, columns))
 
     def next_logprobs(self, prompts: str | Sequence[str]) -> Tensor:
         """Log-probabilities `[B, V]` of the token that follows each prompt."""
@@ -253,7 +255,11 @@ class LM:
             hidden: Tensor = self.arch.body(
                 inputs_embeds=self.arch.tokens(batch.input_ids), use_cache=False
             ).last_hidden_state
-        return hidden
+        return hidden.to(self.device)
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.arch.head(hidden)
+        return logits.to(self.device)
 
     def _mixed(self, batch: Batch, logits: Tensor, at: tuple[Tensor, Tensor] | None) -> Tensor:
         for mix in self.mixes:

@@ -59,10 +59,10 @@ def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Source
     if bundled is not None:
         return bundled
     path = Path(text).expanduser()
-    if path.is_dir():
+    if text and path.is_dir():
         return Source(name=text, folder=path)
-    if path.exists() or text.startswith((".", "~", os.sep)) or not hub.looks_like_id(text):
-        what = "is a file, not a model folder" if path.exists() else "does not exist, nor can it be a hub id"
+    if not text or path.exists() or text.startswith((".", "~", os.sep)) or not hub.looks_like_id(text):
+        what = "is a file, not a model folder" if path.is_file() else "does not exist, nor can it be a hub id"
         raise ModelNotFound(f"model {text!r} {what}. {_suggestion(text)}")
     try:
         return Source(name=text, folder=hub.snapshot(text, revision=revision, patterns=PATTERNS))
