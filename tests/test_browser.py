@@ -1,0 +1,133 @@
+"""JupyterLab in a real headless browser: from the start page to a notebook, Run All, no error.
+
+Slow, and it needs Chromium (``apt-get install chromium``): run it with ``make test-browser``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import ROOT
+
+pytestmark = pytest.mark.browser
+
+TOKEN = "browser-test"
+SECONDS = 240.0
+PROMPTS = (
+    "Array.from(document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .jp-InputArea-prompt'))"
+)
+ERRORS = (
+    "document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-RenderedText[data-mime-type*=error]').length"
+)
+
+
+def chromium() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        found = shutil.which(name)
+        if found:
+            return found
+    pytest.fail("no Chromium on this machine; install it with: apt-get install -y --no-install-recommends chromium")
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[str]:
+    """`paramem lab` on a copy of the repository (saving rewrites files), its address."""
+    root = tmp_path / "checkout"
+    names = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, text=True)
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folders = {f"JUPYTER_{kind}_DIR": str(tmp_path / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
+    options = ["--no-browser", "--ip=127.0.0.1", f"--port={port}", f"--IdentityProvider.token={TOKEN}", "--allow-root"]
+    with (tmp_path / "lab.log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "paramem", "lab", *options],
+            cwd=root,
+            env=os.environ | folders | {"PARAMEM_ROOT": str(root), "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        address = f"http://127.0.0.1:{port}"
+        try:
+            wait_for(lambda: answers(f"{address}/api?token={TOKEN}"), 60, "JupyterLab never answered")
+            yield address
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=2) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+def wait_for(condition: Any, seconds: float, message: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(message)
+        time.sleep(0.3)
+
+
+def run_all(page: Any) -> None:
+    """Run All Cells from the menu, until no prompt waits or runs."""
+    page.click("text=Run >> nth=0")
+    page.click("li[data-command='runmenu:run-all'], text='Run All Cells'")
+    page.wait_for_function(f"{PROMPTS}.some(p => p.textContent.includes('*'))", timeout=30_000)
+    busy = f"{PROMPTS}.every(p => /\\[\\d+\\]/.test(p.textContent))"
+    page.wait_for_function(busy, timeout=SECONDS * 1000)
+
+
+def test_from_the_start_page_to_a_notebook_and_run_all(lab: str, tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+    outside: list[str] = []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium(), args=flags)
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.on(
+            "request",
+            lambda request: (
+                outside.append(request.url)
+                if not request.url.startswith(("data:", "blob:", lab, lab.replace("http", "ws")))
+                else None
+            ),
+        )
+        page.goto(f"{lab}/lab/tree/notebooks/index.ipynb?token={TOKEN}&reset")
+        page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell", timeout=60_000)
+        run_all(page)
+        assert page.evaluate(ERRORS) == 0, "the start page raised"
+
+        link = page.locator(".jp-NotebookPanel a[href*='causal_tracing']").first
+        link.scroll_into_view_if_needed()
+        link.click()
+        page.wait_for_selector(".lm-TabBar-tabLabel:has-text('causal_tracing.ipynb')", timeout=30_000)
+        page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell", timeout=60_000)
+        run_all(page)
+        page.screenshot(path=str(tmp_path / "after.png"))
+        assert page.evaluate(ERRORS) == 0, "the notebook raised"
+        assert page.locator(".jp-Dialog").count() == 0
+        cards = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) >> text=meng2022rome.early-site")
+        assert cards.count() > 0, "the claim's card is shown"
+        browser.close()
+    assert not outside, f"the page asked other machines: {outside[:3]}"

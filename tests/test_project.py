@@ -1,0 +1,206 @@
+"""The project around the code: installs, pins, the README's commands in a fresh clone, no trace of one machine."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conftest import ROOT
+from paramem.project import Project
+
+LIMIT_INSTALL_AND_RUN = 360.0  # a fresh clone to `make run` finished, on two cores
+LIMIT_SECOND_RUN = 15.0
+
+
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def tracked() -> list[Path]:
+    names = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
+    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+
+
+def makefile_extras() -> list[str]:
+    return re.findall(r"^EXTRAS \?= (.*)$", (ROOT / "Makefile").read_text(), re.M)[0].split(",")
+
+
+def normal(name: str) -> str:
+    return re.split(r"[\s<>=!~;\[]", name.strip())[0].lower().replace("_", "-")
+
+
+def test_constraints_pin_every_requirement_and_name_no_place() -> None:
+    text = (ROOT / "constraints.txt").read_text()
+    for banned in ("+cpu", "file:", "://", "nvidia", "cuda", "triton", "--find-links", "--index", "paramem"):
+        assert banned not in text, f"constraints.txt holds {banned!r}; make it with: make constraints"
+    assert not re.search(r"(^|\s)/\w", text), "a path of one machine"
+    lines = text.splitlines()
+    assert all(re.match(r"[A-Za-z0-9._-]+==\S+( ; .+)?$", line) for line in lines)
+    pinned = {normal(line) for line in lines}
+    project = pyproject()["project"]
+    required = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    assert {normal(each) for each in required} <= pinned
+    assert "torch==2.13.0" in lines, "the one version whose wheel is a CPU wheel in a folder of CPU wheels"
+
+
+def test_torch_has_an_upper_bound() -> None:
+    [torch] = [each for each in pyproject()["project"]["dependencies"] if normal(each) == "torch"]
+    assert re.fullmatch(r"torch>=\d+\.\d+,<\d+\.\d+", torch)
+
+
+def test_conda_installs_what_make_installs() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    [pip] = [each["pip"] for each in environment["dependencies"] if isinstance(each, dict)]
+    assert pip == ["-c constraints.txt", f"-e .[{','.join(makefile_extras())}]"]
+    assert "not exercised" in (ROOT / "environment.yml").read_text()
+
+
+def test_the_extras_that_make_names_exist() -> None:
+    extras = pyproject()["project"]["optional-dependencies"]
+    assert set(makefile_extras()) <= set(extras)
+    assert {"run", "test", "dev", "site", "cluster", "st"} <= set(extras)
+
+
+def test_the_library_is_not_ignored_by_git() -> None:
+    for name in (
+        "lib/paramem/__init__.py",
+        "lib/paramem/world/testbeds/x/model.safetensors",
+        "results/editing/rome.json",
+    ):
+        ignored = subprocess.run(["git", "check-ignore", "-v", name], cwd=ROOT, capture_output=True, text=True)
+        assert ignored.returncode == 1, ignored.stdout
+    control = subprocess.run(["git", "check-ignore", "-q", "runs/x"], cwd=ROOT)
+    assert control.returncode == 0, "the control: what runs write is ignored"
+
+
+def test_import_is_cheap_and_pulls_in_nothing_heavy() -> None:
+    code = (
+        "import time; start = time.perf_counter(); import paramem, sys; seconds = time.perf_counter() - start;"
+        "assert not {'torch', 'transformers', 'numpy', 'pandas', 'pydantic'} & set(sys.modules); print(seconds)"
+    )
+    best = min(float(subprocess.check_output([sys.executable, "-c", code], text=True)) for _ in range(3))
+    assert best < 0.3
+
+
+def test_every_public_name_resolves() -> None:
+    import paramem
+
+    for name in paramem.__all__:
+        assert getattr(paramem, name) is not None
+    assert set(paramem._HOMES) | {"__version__"} == set(paramem.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        paramem.nothing  # type: ignore[attr-defined]
+
+
+def test_no_tracked_text_names_a_place_of_one_machine() -> None:
+    pattern = re.compile(r"(?<![\w.:/\"'`(])/(?:home|root|Users)/\w+/[\w.]+")
+    for path in tracked():
+        if path.suffix in {".py", ".md", ".toml", ".yml", ".yaml", ".txt", ".cfg", ".json", ".cff", ".bib", ""}:
+            text = path.read_text(encoding="utf-8", errors="replace")
+            assert not pattern.search(text), f"{path.relative_to(ROOT)}: {pattern.search(text)}"
+
+
+def test_tracked_files_are_small_and_weights_are_safetensors() -> None:
+    total = 0
+    for path in tracked():
+        size = path.stat().st_size
+        assert size <= 16_000_000, f"{path.relative_to(ROOT)} has {size:,} bytes"
+        assert path.suffix not in {".pt", ".pth", ".bin", ".pkl", ".pickle"}, path
+        total += size if path.suffix == ".safetensors" else 0
+    assert total <= 60_000_000
+
+
+def test_pre_commit_and_make_check_run_the_same_tools() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    recipe = (ROOT / "Makefile").read_text().split("\ncheck:")[1].split("\n\n")[0]
+    tools = {
+        " ".join(hook["entry"].removeprefix(".venv/bin/").split()[:2]).replace(" --force-exclude", "") for hook in hooks
+    }
+    assert tools == {"ruff check", "ruff format", "mypy", "paramem check"}
+    for tool in tools:
+        assert f"$(BIN)/{tool}" in recipe
+
+
+def test_every_make_target_that_texts_name_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for name in ("README.md", "CONTRIBUTING.md", ".ci/run", ".github/workflows/ci.yml", "docs/decisions.md"):
+        named = set(re.findall(r"(?:^|[`\s])make ([a-z-]+)(?=[`\s]|$)", (ROOT / name).read_text(), re.M))
+        assert named <= targets, f"{name}: {named - targets}"
+    for target in ("run", "test", "lab", "check", "notebooks", "testbeds", "bench", "clean", "test-browser"):
+        assert target in targets
+
+
+def test_every_path_that_the_readme_names_exists() -> None:
+    text = (ROOT / "README.md").read_text()
+    linked = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    named = re.findall(r"`((?:notebooks|docs|lib|taxonomy|results)/[\w./-]*)`", text)
+    for name in {*linked, *named}:
+        assert (ROOT / name).exists(), name
+
+
+def test_the_readme_s_parameters_are_parameters(repository: Project) -> None:
+    """Every `paramem run` line of the README is accepted as far as planning goes."""
+    from paramem.cli import _pairs, _seeds
+    from paramem.plan import Request, plan
+
+    lines = re.findall(r"^\.venv/bin/paramem run (.*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.M)
+    assert lines
+    for line in lines:
+        words = line.split()
+        value = {flag: words[words.index(flag) + 1] for flag in ("--profile", "--model", "--seeds") if flag in words}
+        names = tuple(word for word in words[:1] if not word.startswith("-"))
+        pairs = _pairs([words[i + 1] for i, word in enumerate(words) if word == "-p"])
+        request = Request(
+            notebooks=names,
+            profile=value.get("--profile", "default"),  # type: ignore[arg-type]
+            parameters=pairs,
+            seeds=_seeds(value.get("--seeds", "")),
+            model=value.get("--model"),
+        )
+        assert plan(request, repository)
+
+
+@pytest.mark.clone
+@pytest.mark.skipif("PARAMEM_IN_CLONE" in os.environ, reason="this is the clone's own suite")
+def test_the_readme_s_commands_in_a_fresh_clone(tmp_path: Path) -> None:
+    """`git clone`, `make run`: environment, every notebook, the scoreboard; and a second time in seconds."""
+    clone = tmp_path / "paramem"
+    subprocess.run(["git", "clone", "-q", "--no-hardlinks", str(ROOT), str(clone)], check=True)
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("VIRTUAL_ENV", "PYTHON", "PARAMEM", "PYTEST", "COV_"))
+    }
+    environment |= {"PARAMEM_IN_CLONE": "1", "PYTHON": sys._base_executable}  # type: ignore[attr-defined]
+
+    def make(*arguments: str) -> tuple[str, float]:
+        started = time.monotonic()
+        done = subprocess.run(["make", *arguments], cwd=clone, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        return done.stdout, time.monotonic() - started
+
+    first, seconds = make("run")
+    assert "all claims as committed" in first
+    assert seconds < LIMIT_INSTALL_AND_RUN
+    board = json.loads((clone / "runs/scoreboard.json").read_text())
+    assert board["claims"]
+    assert not board["changes"]
+    second, seconds = make("run")
+    assert "cached" in second
+    assert seconds < LIMIT_SECOND_RUN
+    make("lab", "ARGS=-- --version")
+    status = subprocess.check_output(["git", "status", "--porcelain"], cwd=clone, text=True)
+    assert status == "", f"the README's commands leave the clone as it was: {status}"
+    shutil.rmtree(clone)
