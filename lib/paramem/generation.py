@@ -56,6 +56,27 @@ class Sampling:
 
 def generate(lm: LM, prompts: Sequence[str], sampling: Sampling) -> list[str]:
     """The continuations of the prompts; raises `PromptTooLong` when prompt and new tokens exceed the context."""
+    return _continued(lm, prompts, sampling).finished()
+
+
+def generate_tokens(lm: LM, prompts: Sequence[str], sampling: Sampling) -> list[tuple[int, ...]]:
+    """The continuations as tokens, without the end-of-text token."""
+    return [tuple(tokens) for tokens in _continued(lm, prompts, sampling).new]
+
+
+def decode(lm: LM, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[str]:
+    """The texts of continuations given as tokens."""
+    texts = _Texts(lm, prompts, ())
+    texts.new = [list(row) for row in tokens]
+    return texts.finished()
+
+
+def end_tokens(lm: LM) -> frozenset[int]:
+    """The tokens at which a continuation ends."""
+    return frozenset(_ends(lm))
+
+
+def _continued(lm: LM, prompts: Sequence[str], sampling: Sampling) -> _Texts:
     generators = _generators(prompts, sampling.seed) if sampling.temperature else None
     texts = _Texts(lm, prompts, sampling.stops)
     with torch.no_grad():
@@ -65,7 +86,7 @@ def generate(lm: LM, prompts: Sequence[str], sampling: Sampling) -> list[str]:
             chosen = choose(stream.step(chosen), sampling, generators)
             if texts.extend(chosen.tolist()):
                 break
-    return texts.finished()
+    return texts
 
 
 def choose(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator] | None = None) -> Tensor:

@@ -23,7 +23,7 @@ from paramem.evaluation.answers import Pair, ask, encode_pairs
 from paramem.evaluation.fluency import Fluency
 from paramem.evaluation.plan import Plan, request_hash
 from paramem.evaluation.rows import table_rows
-from paramem.evaluation.saying import Asking, Said, say
+from paramem.evaluation.saying import Asking, Said, answer_lengths, say
 from paramem.facts import EditRequest
 from paramem.interventions import Intervention
 from paramem.models import LM, Batch
@@ -64,7 +64,7 @@ def baseline(
     """Ask the unedited model everything once.
 
     generated      also let the model answer freely
-    answer_tokens  for at most so many tokens; those of the longest right answer and one more when None
+    answer_tokens  for at most so many tokens; those of the right answer and one more when None
     kl             keep next-token distributions, for the KL divergence after an edit
     fluency        also generate texts and measure their entropy; slow, so off by default
     batch_size     rows per forward; all at once, within a memory bound, when None
@@ -72,10 +72,8 @@ def baseline(
     many = (requests,) if isinstance(requests, EditRequest) else tuple(requests)
     plan = Plan.of(many)
     batch = encode_pairs(lm, plan.pairs)
-    longest = int((batch.lengths - batch.prompt_lengths).max())
     how = Asking(
-        generated=generated,
-        answer_tokens=answer_tokens or longest + 1,
+        lengths=answer_lengths(plan, batch, answer_tokens) if generated else None,
         keep_next=kl and _can_keep(lm, len(plan.pairs)),
         fluency=fluency,
         batch_size=batch_size,

@@ -16,6 +16,7 @@ from paramem.evaluation.answers import Answers, Pair, ask
 from paramem.evaluation.fluency import Fluency, generated_texts
 from paramem.evaluation.plan import Plan, fluency_prompts
 from paramem.facts import EditRequest
+from paramem.generation import Sampling, decode, end_tokens, generate_tokens
 from paramem.models import LM, Batch
 
 Tokens = tuple[int, ...]
@@ -25,14 +26,13 @@ Tokens = tuple[int, ...]
 class Asking:
     """How models are asked.
 
-    generated      also let the model answer freely, for `answer_tokens` tokens
+    lengths        prompt -> how many tokens of the free answer are looked at; None when there is none
     keep_next      keep next-token distributions, for the KL divergence
     fluency        also generate texts and measure their entropy
     batch_size     rows per forward; all at once, within a memory bound, when None
     """
 
-    generated: bool
-    answer_tokens: int
+    lengths: Mapping[str, int] | None
     keep_next: bool
     fluency: Fluency | None
     batch_size: int | None
@@ -58,7 +58,7 @@ def say(lm: LM, plan: Plan, requests: Sequence[EditRequest], batch: Batch, how: 
     """Ask a model state everything; `batch` holds the plan's pairs as rows, in order."""
     answers = ask(lm, batch, keep_next=how.keep_next, batch_size=how.batch_size)
     wanted = _targets(batch)
-    texts, tokens = _answered(lm, plan, answers, wanted, how) if how.generated else ({}, {})
+    texts, tokens = _answered(lm, plan, answers, wanted, how) if how.lengths is not None else ({}, {})
     return Said(
         place=plan.place,
         answers=answers,
@@ -84,29 +84,25 @@ def _stories(lm: LM, requests: Sequence[EditRequest], fluency: Fluency | None) -
 def _answered(
     lm: LM, plan: Plan, answers: Answers, wanted: Sequence[Tokens], how: Asking
 ) -> tuple[dict[str, str], dict[str, Tokens]]:
-    """The greedy answer to every prompt, as text and as tokens: read off the forced targets, or generated.
-
-    It reaches as far as it is needed: over the right answer and one token more, or over `answer_tokens` tokens where
-    other forms of the answer would be right as well, or none is known.
-    """
+    """The greedy answer to every prompt, as text and as tokens: read off the forced targets, or generated."""
+    lengths = how.lengths or {}
     ends = end_tokens(lm)
     known: dict[str, Tokens] = {}
     # A patch may act on fed tokens otherwise than on generated ones, so patched models answer for themselves.
     if not lm.patches:
-        needed = _needed(plan, wanted, how.answer_tokens)
         for (prompt, _), said, target in zip(plan.pairs, answers.tokens, wanted, strict=True):
-            path = greedy_path(said, target)[: how.answer_tokens]
+            path = greedy_path(said, target)[: lengths[prompt]]
             stop = next((place for place, token in enumerate(path) if token in ends), None)
-            if stop is not None or len(path) >= needed[prompt]:
+            if stop is not None or len(path) == lengths[prompt]:
                 known[prompt] = path[:stop]
-    texts = _decoded(lm, known)
     rest = [prompt for prompt in plan.prompts if prompt not in known]
     for start in range(0, len(rest), how.batch_size or max(1, len(rest))):
         chunk = rest[start : start + (how.batch_size or len(rest))]
-        found = lm.generate(chunk, max_new_tokens=how.answer_tokens)
-        texts |= zip(chunk, found, strict=True)
-        known |= zip(chunk, _tokens_of(lm, chunk, found), strict=True)
-    return texts, known
+        sampling = Sampling(max_new_tokens=max(lengths[prompt] for prompt in chunk))
+        for prompt, tokens in zip(chunk, generate_tokens(lm, chunk, sampling), strict=True):
+            known[prompt] = tokens[: lengths[prompt]]
+    texts = decode(lm, list(known), list(known.values()))
+    return dict(zip(known, texts, strict=True)), known
 
 
 def greedy_path(said: Tokens, target: Tokens) -> Tokens:
@@ -122,46 +118,17 @@ def greedy_path(said: Tokens, target: Tokens) -> Tokens:
     return said[: agreed + 1]
 
 
-def end_tokens(lm: LM) -> frozenset[int]:
-    """The tokens at which the model ends its answer."""
-    configured = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
-    several = configured if isinstance(configured, list | tuple) else [configured]
-    return frozenset(token for token in (*several, lm.tokenizer.eos_token_id) if token is not None)
+def answer_lengths(plan: Plan, batch: Batch, answer_tokens: int | None) -> dict[str, int]:
+    """How many tokens of each prompt's free answer are looked at: those of the right answer, and the one after it.
 
-
-def _needed(plan: Plan, wanted: Sequence[Tokens], answer_tokens: int) -> dict[str, int]:
-    """How many tokens of each prompt's answer the table needs."""
-    place = plan.place
-    needed: dict[str, int] = {}
+    Where other forms of the answer are right as well, or none is known: `answer_tokens`, by default as many as the
+    longest right answer has, and one.
+    """
+    targets = (batch.lengths - batch.prompt_lengths).tolist()
+    most = answer_tokens or max(targets) + 1
+    lengths: dict[str, int] = {}
     for item in plan.items:
         plain = item.probe.target and not item.probe.aliases
-        tokens = min(answer_tokens, len(wanted[place[item.pair]])) if plain else answer_tokens
-        needed[item.probe.prompt] = max(tokens, needed.get(item.probe.prompt, 0))
-    return needed
-
-
-def _decoded(lm: LM, tokens: Mapping[str, Tokens]) -> dict[str, str]:
-    """Each prompt's answer as text. Decoders treat a first word apart, so the answer is decoded behind its prompt."""
-    if not tokens:
-        return {}
-    batch = lm.encode(list(tokens))
-    starts = [row[:length] for row, length in zip(batch.input_ids.tolist(), batch.lengths.tolist(), strict=True)]
-    whole = _text(lm, [start + list(answer) for start, answer in zip(starts, tokens.values(), strict=True)])
-    begun = _text(lm, starts)
-    return {prompt: full[len(part) :] for prompt, full, part in zip(tokens, whole, begun, strict=True)}
-
-
-def _text(lm: LM, rows: list[list[int]]) -> list[str]:
-    decode = lm.tokenizer.batch_decode
-    return list(decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-
-def _tokens_of(lm: LM, prompts: Sequence[str], texts: Sequence[str]) -> list[Tokens]:
-    """The tokens of each continuation, tokenised behind its prompt as a target would be."""
-    tokens: list[Tokens] = [()] * len(texts)
-    said = [row for row, text in enumerate(texts) if text.strip()]
-    if said:
-        batch = lm.encode([prompts[row] for row in said], [texts[row] for row in said])
-        for row, found in zip(said, _targets(batch), strict=True):
-            tokens[row] = found
-    return tokens
+        length = min(most, targets[plan.place[item.pair]] + 1) if plain else most
+        lengths[item.probe.prompt] = max(length, lengths.get(item.probe.prompt, 0))
+    return lengths
