@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import os
@@ -53,6 +54,22 @@ def test_constraints_pin_every_requirement_and_name_no_place() -> None:
     required = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     assert {normal(each) for each in required} <= pinned
     assert "torch==2.13.0" in lines, "the one version whose wheel is a CPU wheel in a folder of CPU wheels"
+
+
+def test_everything_the_library_imports_is_declared() -> None:
+    """With the distributions that bring what the `run` extra's own packages are built on."""
+    project = pyproject()["project"]
+    declared = {normal(each) for each in [*project["dependencies"], *project["optional-dependencies"]["run"]]}
+    names = {"pyyaml": "yaml", "huggingface-hub": "huggingface_hub"}
+    allowed = {names.get(each, each) for each in declared} | sys.stdlib_module_names | {"paramem"}
+    allowed |= {"traitlets", "IPython", "latexcodec"}  # of nbclient, ipykernel and pybtex
+    for path in sorted((ROOT / "lib").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                modules = [node.module]
+            for module in modules:
+                assert module.split(".")[0] in allowed, f"{path.relative_to(ROOT)} imports {module}: declare it"
 
 
 def test_torch_has_an_upper_bound() -> None:

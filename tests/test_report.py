@@ -65,6 +65,22 @@ def test_every_format_says_the_same(executed: Project, capsys: pytest.CaptureFix
     assert "(notebooks/editing/demo.ipynb)" in markdown
 
 
+def test_ours_is_told_in_the_papers_unit_and_as_the_taxonomy_names_it(executed: Project) -> None:
+    file = executed.taxonomy / "editing.yaml"
+    file.write_text(file.read_text().replace("value: 0.9,", "value: 90, unit: ' %',"))
+    [line] = scores(load_taxonomy(executed), committed_results(executed))
+    assert line.reported == "success 90 % [GPT-2 XL]"
+    assert line.ours == "success 95.0 % [95.0, 95.0]"
+    file.write_text(file.read_text().replace("measured: success", "measured: [success, nothing]"))
+    [line] = scores(load_taxonomy(executed), committed_results(executed))
+    assert line.ours == "success 95.0 % [95.0, 95.0]"
+    from paramem.checks import check_files
+
+    assert any(
+        "measured: 'nothing' does not exist" in str(each) for each in check_files(executed, load_taxonomy(executed))
+    )
+
+
 def test_an_unmeasured_claim_has_no_verdict(demo: Project) -> None:
     [line] = scores(load_taxonomy(demo), {})
     assert (line.ours, line.holds, line.verdict) == ("", "", "")

@@ -184,6 +184,19 @@ def test_declared_inputs_are_part_of_the_key(demo: Project) -> None:
     assert key_of(demo) != before
 
 
+def test_a_path_is_the_users_and_its_content_part_of_the_key(demo: Project) -> None:
+    put_notebook(demo, DEMO.replace("seed: int = 0", 'seed: int = 0\n    dataset: str = "world"'))
+    (demo.root / "facts.json").write_text("[]")
+    (demo.root / "world").mkdir()
+    first = plan(Request(parameters={"dataset": "facts.json"}), demo)[0]
+    assert first.parameters["dataset"] == str(demo.root.resolve() / "facts.json")
+    runner_caches_off()
+    (demo.root / "facts.json").write_text("[1]")
+    assert plan(Request(parameters={"dataset": "facts.json"}), demo)[0].key != first.key
+    assert plan(Request(parameters={"dataset": "world"}), demo)[0].parameters["dataset"] == "world", "a word is a word"
+    assert plan(Request(model="bed-b"), demo)[0].testbed == "bed-b"
+
+
 def test_profiles_and_sweeps(demo: Project) -> None:
     put_notebook(demo)
     assert [run.testbed for run in plan(Request(), demo)] == ["bed-a"]

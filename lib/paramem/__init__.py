@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from paramem.claims import claim
     from paramem.errors import ParamemError
-    from paramem.evaluation import evaluate
+    from paramem.evaluation.evaluate import evaluate
     from paramem.facts import EditRequest, Fact, Probe
     from paramem.interventions import (
         HiddenStatePatch,

@@ -117,6 +117,8 @@ def _testbed_rows(project: Project, name: str, taxonomy: Taxonomy) -> Iterator[F
             where=f"results/{name}.json", what=f"{claim_id} is missing; run: paramem run {name} --profile full"
         )
     for claim_id, result in results.claims.items():
+        claim = taxonomy.claims.get(claim_id)
+        yield from _unknown(f"claim {claim_id}", "measured", claim.quantities if claim else (), result.quantities)
         if expected and set(result.rows) != expected:
             yield Finding(
                 where=f"results/{name}.json", what=f"{claim_id} was not measured on exactly {sorted(expected)}"

@@ -27,6 +27,7 @@ def run_key(
     parameters: Mapping[str, Any],
     model: str | None,
     inputs: Iterable[str] = (),
+    files: Iterable[Path] = (),
 ) -> str:
     """The key of one run, 20 hexadecimal digits.
 
@@ -35,6 +36,7 @@ def run_key(
         parameters: all values it will run with.
         model: the model it loads, None where it loads none by parameter.
         inputs: globs, from the root, of other files it reads.
+        files: files that parameters name.
     """
     facts = {
         "schema": SCHEMA,
@@ -50,6 +52,7 @@ def run_key(
             for path in sorted(project.root.glob(pattern))
             if path.is_file()
         },
+        "files": {str(path): _file_hash(path) for path in files},
         "versions": versions(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode()).hexdigest()[:20]

@@ -71,9 +71,9 @@ def plan(request: Request, project: Project) -> list[Run]:
     """
     if request.profile not in PROFILES:
         raise BadParameter(f"profile {request.profile!r}: choose one of {', '.join(PROFILES)}")
-    overrides = dict(request.parameters)
-    model = overrides.pop("model", request.model)
-    if request.model is not None and model != request.model:
+    overrides = {name: _located(value, project) for name, value in request.parameters.items()}
+    model = overrides.pop("model", _located(request.model, project))
+    if request.model is not None and request.parameters.get("model", request.model) != request.model:
         raise BadParameter(f"two models given: --model {request.model} and -p model={model}")
     if "profile" in overrides:
         raise BadParameter("-p profile=... and --profile say the same; use --profile")
@@ -190,16 +190,20 @@ def _run(
         parameters=passed,
         testbed=testbed,
         label="-".join(part for part in parts if part),
-        key=run_key(project, cells, complete, testbed or None, [*inputs, *_files_among(complete, project)]),
+        key=run_key(project, cells, complete, testbed or None, inputs, _files_among(complete)),
         canonical=not overridden and seed is None,
     )
 
 
-def _files_among(parameters: Mapping[str, Any], project: Project) -> list[str]:
-    """Parameters that name files inside the checkout: their content belongs into the key."""
-    texts = [value for value in parameters.values() if isinstance(value, str) and "/" in value and len(value) < 1000]
-    return [
-        path.relative_to(project.root).as_posix()
-        for path in ((project.root / text).resolve() for text in texts)
-        if path.is_file() and path.is_relative_to(project.root)
-    ]
+def _located(value: Any, project: Project) -> Any:
+    """A path given relative to the user's folder, made absolute: a notebook runs in its own folder."""
+    if not isinstance(value, str) or not re.search(r"[/\\.]", value) or (project.testbeds / value).is_dir():
+        return value
+    path = Path(value).expanduser()
+    return str(path.resolve()) if path.exists() else value
+
+
+def _files_among(parameters: Mapping[str, Any]) -> list[Path]:
+    """Parameters that name files: their content belongs into the key."""
+    texts = (value for value in parameters.values() if isinstance(value, str) and len(value) < 1000)
+    return [Path(text) for text in texts if Path(text).is_absolute() and Path(text).is_file()]

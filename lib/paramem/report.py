@@ -14,6 +14,7 @@ from paramem.results import (
     Change,
     ClaimResult,
     NotebookResults,
+    Quantity,
     aggregate,
     changed_rows,
     changed_verdicts,
@@ -41,7 +42,7 @@ class Score:
 
     Attributes:
         reported: the paper's numbers; empty where none was read.
-        ours: the measured quantity, mean and 95 % interval of the mean over the testbeds.
+        ours: measured quantities, mean and 95 % interval of the mean over the testbeds.
         holds: ``k of n``; empty where nothing was measured.
         verdict: empty where the claim is declared and not measured yet.
     """
@@ -89,12 +90,21 @@ def _score(claim_id: str, entry: Claim, found: ClaimResult | None) -> Score:
 
 
 def _ours(entry: Claim, found: ClaimResult) -> str:
-    name = entry.measured or next(iter(found.quantities), None)
-    if name is None or name not in found.quantities:
-        return ""
-    quantity = found.quantities[name]
-    spread = f" [{quantity.interval[0]:.2f}, {quantity.interval[1]:.2f}]" if quantity.interval else ""
-    return f"{name.replace('_', ' ')} {quantity.mean:.2f}{spread}"
+    """The quantities that the taxonomy names (or the first), in per cent where the paper's numbers are."""
+    names = entry.quantities or tuple(found.quantities)[:1]
+    shown = {name: found.quantities[name] for name in names if name in found.quantities}
+    per_cent = bool(entry.reported) and entry.reported[0].unit.strip() == "%"
+    per_cent = per_cent and all(quantity.low >= 0 and quantity.high <= 1 for quantity in shown.values())
+    return "; ".join(f"{name.replace('_', ' ')} {_number(quantity, per_cent)}" for name, quantity in shown.items())
+
+
+def _number(quantity: Quantity, per_cent: bool) -> str:
+    scale, digits, unit = (100, 1, " %") if per_cent else (1, 2, "")
+    spread = ""
+    if quantity.interval is not None:
+        low, high = (f"{scale * end:.{digits}f}" for end in quantity.interval)
+        spread = f" [{low}, {high}]"
+    return f"{scale * quantity.mean:.{digits}f}{unit}{spread}"
 
 
 def committed_results(project: Project) -> dict[str, NotebookResults]:

@@ -103,7 +103,7 @@ class Claim(_Schema):
         where: where it stands in the paper; None where that was not read.
         notebook: the notebook that measures it.
         reported: the paper's numbers.
-        measured: the measured quantity to set beside them on the scoreboard.
+        measured: the measured quantities to set beside them on the scoreboard; the first one when none is named.
         status: set only where nothing is measured; ``reason`` says why.
         contradicted_by: papers that report otherwise.
     """
@@ -112,10 +112,15 @@ class Claim(_Schema):
     where: str | None = None
     notebook: NotebookName | None = None
     reported: tuple[Reported, ...] = ()
-    measured: Text | None = None
+    measured: Text | tuple[Text, ...] = ()
     status: Literal["not attempted", "not at this scale"] | None = None
     reason: str = ""
     contradicted_by: tuple[Key, ...] = ()
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """``measured`` as names."""
+        return (self.measured,) if isinstance(self.measured, str) else self.measured
 
     @model_validator(mode="after")
     def _measured_or_explained(self) -> Claim:
