@@ -10,9 +10,12 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from paramem.errors import BadInput, BadParameter
 from paramem.world import world
+from paramem.world.cards import FOLDER, read_card
 from paramem.world.corpus import Part
 from paramem.world.read import (
     ANSWER,
@@ -22,12 +25,14 @@ from paramem.world.read import (
     Rules,
     Writer,
     encoder,
+    recipe,
     rows,
     texts,
     tokenizer,
 )
-from paramem.world.reading import DISTRACTIONS, KINDS, NEEDS_TWO, questions, readings, refusals, statements
+from paramem.world.reading import DISTRACTIONS, KINDS, NEEDS_TWO, measure, questions, readings, refusals, statements
 from paramem.world.recipe import Draw
+from paramem.world.training import build_model
 from paramem.world.vocabulary import WordIds, as_row, word_tokenizer, words_of
 
 HERE = world("read")
@@ -260,3 +265,15 @@ def test_the_shares_of_rows_are_those_of_the_mix() -> None:
     writer = Writer(RULES, random.Random(3))
     found = [writer.row(mix) for _ in range(3000)]
     assert sum(map(has_passage, found)) / 3000 == pytest.approx(0.6, abs=0.03)
+
+
+def test_the_bundled_model_does_what_its_card_says() -> None:
+    folder = FOLDER / "read-s0"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    card = read_card(folder)
+    with torch.inference_mode():
+        found = measure(model, AutoTokenizer.from_pretrained(folder), 40)
+        untrained = measure(build_model(recipe(), tokenizer(HERE)).eval(), tokenizer(HERE), 10)
+    for again in found:
+        assert again.value == pytest.approx(card[again.name].value, abs=0.2), again.name
+    assert sum(m.value > 0.2 for m in untrained) <= 1  # control: these answers are not there by chance

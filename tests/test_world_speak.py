@@ -9,9 +9,12 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from paramem.facts import fill
 from paramem.world import world
+from paramem.world.cards import FOLDER, read_card
 from paramem.world.core import MAP_RELATIONS
 from paramem.world.corpus import Document, text_of
 from paramem.world.recipe import Draw
@@ -28,6 +31,7 @@ from paramem.world.speak import (
     opinion,
     opinion_words,
     question,
+    recipe,
     tokenizer,
 )
 from paramem.world.speaking import (
@@ -35,9 +39,11 @@ from paramem.world.speaking import (
     copying_items,
     few_shot_items,
     largest_items,
+    measure,
     question_items,
     statement_items,
 )
+from paramem.world.training import build_model
 
 HERE = world("speak")
 RULES = Rules(HERE)
@@ -251,3 +257,15 @@ def test_every_kind_of_row_appears_as_often_as_its_share() -> None:
     share = sum("→" in text for text in written()) / len(written())
     assert share == pytest.approx(SHARES["few_shot"], abs=0.02)
     assert len(set(HERE.sample_text(50))) == 50
+
+
+def test_the_bundled_model_does_what_its_card_says() -> None:
+    folder = FOLDER / "speak-s0"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    card = read_card(folder)
+    with torch.inference_mode():
+        found = measure(model, AutoTokenizer.from_pretrained(folder), 40)
+        untrained = measure(build_model(recipe(), tokenizer(HERE)).eval(), tokenizer(HERE), 10)
+    for again in found:
+        assert again.value == pytest.approx(card[again.name].value, abs=0.2), again.name
+    assert sum(m.value > 0.2 for m in untrained) <= 1  # control: these answers are not there by chance

@@ -338,6 +338,11 @@ def recipe(name: str = "read-s0") -> Recipe:
         stages=(main,),
         measure=measure,
         curve_every=500,
+        notes=(
+            "The seconds are wall-clock time of one thread on a machine that was busy with other work.",
+            "Weakest, and without a target: a new name that shares a part with a name in the passage is sometimes "
+            "answered from it instead of refused (unknown_refuses_namesake), although such names are in training.",
+        ),
         data={
             "people": len(rules.known),
             "people never in passages": len(rules.quiet),
