@@ -7,13 +7,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity import GOLDEN, arrays, facts, tiny
 
-from paramem.editing.rome import RomeSettings, optimise_value, rank_one_delta, rome, rome_sequence, subject_key
+from paramem.editing.rome import (
+    RomeSettings,
+    optimise_values,
+    rank_one_delta,
+    rome,
+    rome_each,
+    rome_sequence,
+    subject_keys,
+)
 from paramem.editing.statistics import cached_second_moment, second_moment
 from paramem.errors import BadInput, BadParameter
 from paramem.facts import EditRequest
 from paramem.models import Site
+from parity import GOLDEN, arrays, facts, tiny
 
 CONTEXTS = (
     "{}",
@@ -52,10 +60,10 @@ def test_second_moment_agrees_with_the_reference(C: torch.Tensor) -> None:
 @pytest.mark.parametrize("i", range(5))
 def test_every_step_agrees_with_the_reference(i: int, C: torch.Tensor) -> None:
     golden, lm = arrays("rome.npz"), tiny()
-    value = optimise_value(lm, request(i), REFERENCE)
-    np.testing.assert_allclose(value.v0, golden[f"{i}_target_init"], rtol=1e-6)
-    np.testing.assert_allclose(value.losses, golden[f"{i}_losses"], rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(value.v_star - value.v0, golden[f"{i}_vdelta"], rtol=1e-5, atol=1e-8)
+    values = optimise_values(lm, [request(i)], REFERENCE)
+    np.testing.assert_allclose(values.v0[0], golden[f"{i}_target_init"], rtol=1e-6)
+    np.testing.assert_allclose(values.losses[0], golden[f"{i}_losses"], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(values.v_star[0] - values.v0[0], golden[f"{i}_vdelta"], rtol=1e-5, atol=1e-8)
     (update,) = rome(lm, request(i), REFERENCE, C).parts.values()
     np.testing.assert_allclose(update.dense(), np.outer(golden[f"{i}_u"], golden[f"{i}_v"]), rtol=1e-5, atol=1e-8)
 
@@ -128,9 +136,9 @@ def test_without_C_the_update_is_along_the_key() -> None:
 
 def test_mixed_keys_miss_the_value_and_consistent_ones_do_not(C: torch.Tensor) -> None:
     lm, consistent = tiny(), RomeSettings(layer=2, contexts=CONTEXTS)
-    k_star = subject_key(lm, request(0), consistent).average
-    v_star = optimise_value(lm, request(0), consistent).v_star
-    name, W, _ = lm.weight(2, "down")
+    k_star = subject_keys(lm, [request(0)], consistent).average[0]
+    v_star = optimise_values(lm, [request(0)], consistent).v_star[0]
+    _, W, _ = lm.weight(2, "down")
     bias = lm.model.transformer.h[2].mlp.c_proj.bias.detach()
 
     def miss(settings: RomeSettings) -> float:
@@ -152,6 +160,29 @@ def test_one_matrix_is_touched_and_put_back(C: torch.Tensor) -> None:
     assert lm.fingerprint() == before
 
 
+def test_edits_side_by_side_are_the_edits_one_by_one(C: torch.Tensor) -> None:
+    lm, many = tiny(), [request(i) for i in range(3)] + [request(1).model_copy(update={"target_new": "Berlin Delhi"})]
+    alone = [rome(lm, each, REFERENCE, C) for each in many]
+    name = lm.weight(2, "down").name
+    for chunk in (4, 3):
+        for one, together in zip(alone, rome_each(lm, many, REFERENCE, C, batch_size=chunk), strict=True):
+            torch.testing.assert_close(together.dense(name), one.dense(name), rtol=1e-7, atol=1e-9)
+    assert not torch.allclose(alone[0].dense(name), alone[1].dense(name), rtol=1e-2)
+
+
+def test_an_edit_that_is_done_stands_still_while_others_go_on() -> None:
+    lm, hard = tiny(), [request(i) for i in range(5)]
+    reached = sorted(float(losses[:, 0].min()) for losses in optimise_values(lm, hard, RomeSettings(layer=2)).losses)
+    easy = RomeSettings(layer=2, stop_below=reached[2] + 1e-6)
+    together = optimise_values(lm, hard, easy)
+    steps = [len(losses) for losses in together.losses]
+    assert len(set(steps)) > 1  # they stop at different times
+    for i, each in enumerate(hard):
+        alone = optimise_values(lm, [each], easy)
+        assert len(alone.losses[0]) == steps[i]
+        torch.testing.assert_close(alone.v_star[0], together.v_star[i], rtol=1e-7, atol=1e-9)
+
+
 def test_a_sequence_is_the_sum_of_edits_on_edits(C: torch.Tensor) -> None:
     lm = tiny()
     both = rome_sequence(lm, [request(0), request(1)], REFERENCE, C)
@@ -169,9 +200,9 @@ def test_multi_token_targets_are_averaged_over_all_their_tokens(C: torch.Tensor)
     long = request(0).model_copy(update={"target_new": "Berlin Delhi"})
     n_tokens = int(lm.encode([long.prompt], [long.target_new]).target_mask.sum())
     assert n_tokens > 1
-    value = optimise_value(lm, long, RomeSettings(layer=2, steps=1))
+    (losses,) = optimise_values(lm, [long], RomeSettings(layer=2, steps=1)).losses
     scores = lm.score([long.prompt], [long.target_new])
-    assert float(value.losses[0, 1]) == pytest.approx(-float(scores.mean_logprob[0]), rel=1e-6)
+    assert float(losses[0, 1]) == pytest.approx(-float(scores.mean_logprob[0]), rel=1e-6)
 
 
 def test_the_second_moment_ignores_padding_and_is_cached(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +216,9 @@ def test_the_second_moment_ignores_padding_and_is_cached(tmp_path, monkeypatch: 
     torch.testing.assert_close(together, sums / count)
     first = cached_second_moment(lm, 1, texts, folder=tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
-    monkeypatch.setattr("paramem.editing.statistics.second_moment", lambda *a, **k: pytest.fail("not read from the cache"))
+    monkeypatch.setattr(
+        "paramem.editing.statistics.second_moment", lambda *a, **k: pytest.fail("not read from the cache")
+    )
     torch.testing.assert_close(cached_second_moment(lm, 1, texts, folder=tmp_path), first)
     monkeypatch.undo()
     cached_second_moment(lm, 2, texts, folder=tmp_path)  # another layer is another file

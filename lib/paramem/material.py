@@ -1,13 +1,13 @@
 """What a notebook works on: facts that the model knows, edits to make on it, text of the kind it was trained on.
 
-The word ``"world"`` stands for the world that a bundled testbed was trained on; anything else is a file, a folder or a hub id
-in one of the published formats, so that the same notebook runs on a testbed and on a downloaded model.
+The word ``"world"`` stands for the world that a bundled testbed was trained on; anything else is a file, a folder or
+a hub id in one of the published formats, so that the same notebook runs on a testbed and on a downloaded model.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,8 @@ def facts_for(lm: LM, dataset: str = "world") -> tuple[Fact, ...]:
 
 
 def known_facts(lm: LM, facts: Iterable[Fact], n: int, seed: int = 0, *, batch_size: int = 256) -> list[Fact]:
-    """``n`` facts in random order whose object the model completes by itself, every token of it (meng2022rome, appendix B.1).
+    """``n`` facts in random order whose object the model completes by itself, every token of it (meng2022rome,
+    appendix B.1).
 
     Raises BadInput when it knows fewer than ``n``.
     """
@@ -40,23 +41,39 @@ def known_facts(lm: LM, facts: Iterable[Fact], n: int, seed: int = 0, *, batch_s
         if len(chosen) >= n:
             return chosen[:n]
     raise BadInput(
-        f"{lm.name} completes {len(chosen)} of {len(shuffled)} facts, and {n} are asked for. Ask for fewer, or give facts "
-        "that it was trained on."
+        f"{lm.name} completes {len(chosen)} of {len(shuffled)} facts, and {n} are asked for. Ask for fewer, or "
+        "give facts that it was trained on."
     )
 
 
-def edits_for(lm: LM, dataset: str = "world", *, n: int, seed: int = 0, relations: Sequence[str] = ()) -> list[EditRequest]:
-    """``n`` edits in random order, of some relations only if any are named, with every probe that comes with them.
+def edits_for(
+    lm: LM, dataset: str = "world", *, n: int | None = None, seed: int = 0, relations: str = "all"
+) -> list[EditRequest]:
+    """``n`` edits (all by default) in random order with every probe that comes with them.
 
+    relations: "all", names with commas between, or, in a world, "people" for the relations of people.
     Raises BadInput when there are fewer than ``n``.
     """
-    requests = world_behind(lm).edit_requests(None, seed) if dataset == "world" else read_requests(dataset)
-    found = [request for request in requests if not relations or request.relation in relations]
-    if dataset != "world":
-        random.Random(seed).shuffle(found)
-    if len(found) < n:
-        raise BadInput(f"{dataset} holds {len(found)} edits of the relations asked for, and {n} are wanted: ask for fewer.")
+    if dataset == "world":
+        requests = list(world_behind(lm).edit_requests(None, seed))
+    else:
+        requests = list(read_requests(dataset))
+        random.Random(seed).shuffle(requests)
+    wanted = _relations(lm, dataset, relations)
+    found = [request for request in requests if wanted is None or request.relation in wanted]
+    if n is not None and len(found) < n:
+        raise BadInput(
+            f"{dataset} holds {len(found)} edits of relations {relations!r}, and {n} are wanted: ask for fewer."
+        )
     return found[:n]
+
+
+def _relations(lm: LM, dataset: str, names: str) -> set[str] | None:
+    if names == "all" or (names == "people" and dataset != "world"):
+        return None
+    if names == "people":
+        return set(world_behind(lm).size.personal)
+    return {name.strip() for name in names.split(",")}
 
 
 def text_for(lm: LM, source: str = "world", *, n: int = 2000, seed: int = 1) -> list[str]:
@@ -65,7 +82,9 @@ def text_for(lm: LM, source: str = "world", *, n: int = 2000, seed: int = 1) -> 
         return world_behind(lm).sample_text(n, seed)
     path = Path(source)
     if not path.is_file():
-        raise BadInput(f"no text file {source!r}. Give a file with one passage a line, or 'world' for a bundled testbed.")
+        raise BadInput(
+            f"no text file {source!r}. Give a file with one passage a line, or 'world' for a bundled testbed."
+        )
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if line][:n]
 

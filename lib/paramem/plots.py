@@ -1,13 +1,14 @@
-"""Figures, all in one style: the title says the finding, axes carry units, colours survive greyscale and colour blindness.
+"""Figures, all in one style: the title says the finding, axes carry units, colours survive greyscale and colour
+blindness.
 
-Every function takes tidy data and returns a matplotlib ``Figure`` that is closed for pyplot, so a notebook shows it once, as
-the value of its cell.
+Every function takes tidy data and returns a matplotlib ``Figure`` that is closed for pyplot, so a notebook shows it
+once, as the value of its cell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 SITE_NAMES = {"resid_post": "state", "mlp_out": "MLP output", "attn_out": "attention output"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "font.size": 10,
     "axes.titlesize": 10.5,
@@ -32,9 +33,11 @@ STYLE = {
 }
 
 
-def _figure(n_columns: int = 1, width: float = 6.4, height: float = 3.4, **kwargs) -> tuple[Figure, np.ndarray]:
+def _figure(n_columns: int = 1, width: float = 6.4, height: float = 3.4, **kwargs: Any) -> tuple[Figure, np.ndarray]:
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, n_columns, figsize=(width, height), squeeze=False, layout="constrained", **kwargs)
+        figure, axes = plt.subplots(
+            1, n_columns, figsize=(width, height), squeeze=False, layout="constrained", **kwargs
+        )
     plt.close(figure)
     return figure, axes[0]
 
@@ -44,7 +47,7 @@ def trace_maps(traces: Sequence[Trace], title: str) -> Figure:
     figure, axes = _figure(len(traces), 3.1 * len(traces) + 1.2, 0.26 * len(traces[0].tokens) + 1.5)
     low, high = min(t.corrupted for t in traces), max(t.clean for t in traces)
     for axis, trace in zip(axes, traces, strict=True):
-        labels = [f"{t.strip() or t!r}{'*' if i in trace.subject else ''}" for i, t in enumerate(trace.tokens)]
+        labels = [(t.strip() or repr(t)) + "*" * (i in trace.subject) for i, t in enumerate(trace.tokens)]
         sns.heatmap(
             pd.DataFrame(trace.restored, index=pd.RangeIndex(len(labels))),
             ax=axis,
@@ -75,13 +78,16 @@ def effect_curves(tables: dict[str, pd.DataFrame], title: str, *, roles: Sequenc
         axis.set(xlabel="layer", title=SITE_NAMES.get(site, site))
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0].set_ylabel("average indirect effect on p(answer)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", title="restored at", alignment="left")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside right center", title="restored at", alignment="left"
+    )
     figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
     return figure
 
 
 def rates(table: pd.DataFrame, title: str, *, rows: str, columns: str, xlabel: str = "share of probes") -> Figure:
-    """Shares with 95 % intervals (columns ``mean``, ``low``, ``high``): one line of points a row, one marker a column."""
+    """Shares with 95 % intervals (columns ``mean``, ``low``, ``high``): one line of points a row, one marker a
+    column."""
     names, kinds = list(dict.fromkeys(table[rows])), list(dict.fromkeys(table[columns]))
     figure, (axis,) = _figure(1, 7.2, 0.62 * len(names) + 1.3)
     offsets = np.linspace(-0.25, 0.25, len(kinds)) if len(kinds) > 1 else np.zeros(1)
@@ -92,7 +98,7 @@ def rates(table: pd.DataFrame, title: str, *, rows: str, columns: str, xlabel: s
         y = np.arange(len(names)) + offset
         axis.errorbar(part["mean"], y, xerr=spread, fmt=marker, color=colour, markersize=5, capsize=2, label=str(kind))
     _rate_axis(axis, names, xlabel)
-    figure.legend(loc="outside right center", title=columns, alignment="left")
+    figure.legend(loc="outside right center", title=columns, alignment="left", frameon=False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
     return figure
 
@@ -105,15 +111,41 @@ def _rate_axis(axis: Axes, names: Sequence[str], xlabel: str) -> None:
     axis.set_axisbelow(True)
 
 
-def loss_curves(losses: dict[str, Sequence[float]], title: str, *, xlabel: str = "step", ylabel: str = "loss") -> Figure:
+def loss_curves(
+    losses: dict[str, Sequence[float]], title: str, *, xlabel: str = "step", ylabel: str = "loss"
+) -> Figure:
     """One line a name over optimisation steps, on a logarithmic scale."""
     figure, (axis,) = _figure(1, 5.6, 3.0)
     for (name, values), colour, marker in zip(
         losses.items(), sns.color_palette("viridis", len(losses)), MARKERS, strict=False
     ):
-        axis.plot(range(len(values)), values, color=colour, marker=marker, markersize=3.5, label=name)
+        above = np.where(np.asarray(values) > 0, values, np.nan)  # a term that is zero has no place on the scale
+        axis.plot(range(len(values)), above, color=colour, marker=marker, markersize=3.5, label=name)
     axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log")
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend()
+    axis.legend(frameon=False)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
+    return figure
+
+
+def grid(table: pd.DataFrame, title: str, *, label: str) -> Figure:
+    """Shares in [0, 1] as a heat map with the numbers in it: rows and columns as in the table."""
+    figure, (axis,) = _figure(1, 1.5 + 1.3 * table.shape[1], 1.0 + 0.3 * table.shape[0])
+    sns.heatmap(
+        table, ax=axis, cmap="viridis", vmin=0, vmax=1, annot=True, fmt=".2f", linewidths=0.6, cbar_kws={"label": label}
+    )
+    axis.set(xlabel="", ylabel="")
+    axis.tick_params(axis="both", rotation=0, length=0)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
+    return figure
+
+
+def growth(table: pd.DataFrame, title: str, *, ylabel: str) -> Figure:
+    """Columns as lines over the index (training steps)."""
+    figure, (axis,) = _figure(1, 6.0, 3.0)
+    for name, colour, marker in zip(table.columns, sns.color_palette("viridis", table.shape[1]), MARKERS, strict=False):
+        axis.plot(table.index, table[name], color=colour, marker=marker, markersize=5, label=name)
+    axis.set(xlabel="training step", ylabel=ylabel, ylim=(-0.03, 1.05))
+    axis.legend(frameon=False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
     return figure

@@ -19,9 +19,10 @@ P_*,clean h_i^(l)[o]       ``Trace.restored``       (tokens, layers)
 IE                         ``indirect_effect``      (tokens, layers)
 =========================  =======================  =====================================================
 
-Cells share what they have in common: a restored state changes nothing in the layers below it, so all cells of a layer start
-from the corrupted states recorded there; tokens in front of the subject are never corrupted, so restoring them is the
-corrupted run itself; windows cut off at the bottom or the top of the model to the same layers are computed once.
+Cells share what they have in common: a restored state changes nothing in the layers below it, so all cells of a
+layer start from the corrupted states recorded there; tokens in front of the subject are never corrupted, so
+restoring them is the corrupted run itself; windows cut off at the bottom or the top of the model to the same layers
+are computed once.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from paramem.arch import Site
 from paramem.errors import BadParameter
 from paramem.facts import Fact
-from paramem.arch import Site
 from paramem.hooks import Blocks
 from paramem.models import LM
 
@@ -77,11 +78,13 @@ class TraceSettings:
     def __post_init__(self) -> None:
         if self.window < 1 or (self.site == "resid_post" and self.window > 1):
             raise BadParameter(
-                f"window={self.window} for site {self.site!r}: a window spans one or more layers, and states are restored "
-                "one layer at a time. Use window=1, or site='mlp_out' or 'attn_out'."
+                f"window={self.window} for site {self.site!r}: a window spans one or more layers, and states are "
+                "restored one layer at a time: use window=1, or site='mlp_out' or 'attn_out'."
             )
         if self.samples < 1 or self.noise < 0:
-            raise BadParameter(f"samples={self.samples}, noise={self.noise}: at least one sample and no negative noise.")
+            raise BadParameter(
+                f"samples={self.samples}, noise={self.noise}: at least one sample and no negative noise."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,12 +138,13 @@ def token_roles(n_tokens: int, subject: range) -> list[str]:
 def embedding_std(lm: LM, subjects: Iterable[str]) -> float:
     """Standard deviation over all components of the embeddings of the subjects' tokens, without positions."""
     ids = lm.tokenizer([f" {s}" for s in sorted(set(subjects))], add_special_tokens=False)["input_ids"]
-    table = lm.model.get_input_embeddings().weight
-    return float(table[torch.tensor([i for row in ids for i in row], device=table.device)].double().std(correction=0))
+    vectors = lm.arch.tokens(torch.tensor([i for row in ids for i in row], device=lm.device))
+    return float(vectors.double().std(correction=0))
 
 
 def subject_noise(n_tokens: int, d_model: int, settings: TraceSettings) -> np.ndarray:
-    """Standard normal draws (samples, subject tokens, d_model); the same for every cell, so that cells are compared fairly."""
+    """Standard normal draws (samples, subject tokens, d_model); the same for every cell, so that cells are compared
+    fairly."""
     return np.random.RandomState(settings.seed).standard_normal((settings.samples, n_tokens, d_model))
 
 
@@ -172,7 +176,8 @@ def trace(
 ) -> Trace:
     """Trace one prompt: every token, every layer.
 
-    noise_level: absolute standard deviation of the noise; by default ``settings.noise`` x ``embedding_std`` of this subject.
+    noise_level: absolute standard deviation of the noise; by default ``settings.noise`` x ``embedding_std`` of this
+    subject.
     Raises SubjectNotInPrompt, PromptTooLong.
     """
     settings = settings or TraceSettings()
@@ -195,8 +200,8 @@ def trace(
     restored[span.start :] = restored_probability(lm, blocks, corrupted, clean, span, answer, settings)
     return Trace(
         prompt=prompt,
-        answer=lm.tokenizer.decode([answer]),
-        tokens=tuple(lm.tokenizer.decode([i]) for i in batch.input_ids[0].tolist()),
+        answer=str(lm.tokenizer.decode([answer])),
+        tokens=tuple(str(lm.tokenizer.decode([i])) for i in batch.input_ids[0].tolist()),
         subject=span,
         settings=settings,
         clean=float(clean_probability[answer]),
@@ -214,15 +219,20 @@ def restored_probability(
     answer: int,
     settings: TraceSettings,
 ) -> np.ndarray:
-    """P_*,clean h_i^(l)[o] for every token from the subject's first on and every layer: (tokens - subject.start, layers).
+    """P_*,clean h_i^(l)[o] for every token from the subject's first on and every layer: (tokens - subject.start,
+    layers).
 
-    corrupted: input of every block and the last one's output, (samples, tokens, d); clean: what is restored, per layer (tokens, d).
+    corrupted: input of every block and the last one's output, (samples, tokens, d); clean: what is restored, per
+    layer (tokens, d).
     """
     n_tokens = len(clean[0])
-    chunks = torch.arange(subject.start, n_tokens, device=clean[0].device).split(max(1, settings.rows // settings.samples))
+    positions = torch.arange(subject.start, n_tokens, device=clean[0].device)
+    chunks = torch.split(positions, max(1, settings.rows // settings.samples))
     windows = [window_of(layer, settings.window, lm.n_layers) for layer in range(lm.n_layers)]
     columns = {
-        window: torch.cat([_cells(lm, blocks, corrupted, clean, window, chunk, settings)[..., answer] for chunk in chunks])
+        window: torch.cat(
+            [_cells(lm, blocks, corrupted, clean, window, chunk, settings)[..., answer] for chunk in chunks]
+        )
         for window in dict.fromkeys(windows)
     }
     return torch.stack([columns[window].mean(1) for window in windows], 1).double().cpu().numpy()
@@ -237,7 +247,8 @@ def _cells(
     positions: Tensor,
     settings: TraceSettings,
 ) -> Tensor:
-    """Next-token probabilities (cells, samples, vocabulary) with the window restored at each position, one cell a position."""
+    """Next-token probabilities (cells, samples, vocabulary) with the window restored at each position, one cell a
+    position."""
     n, samples = len(positions), corrupted[0].shape[0]
 
     def restorer(layer: int) -> Callable[[Tensor], Tensor]:
@@ -267,11 +278,12 @@ def trace_facts(lm: LM, facts: Iterable[Fact], settings: TraceSettings | None = 
 def effects(traces: Iterable[Trace]) -> pd.DataFrame:
     """Indirect effects as tidy rows: fact, role, layer, indirect_effect (mean over the fact's tokens of that role)."""
     frames = pd.concat([t.frame().assign(fact=i) for i, t in enumerate(traces)])
-    return frames.groupby(["fact", "role", "layer"], as_index=False)["indirect_effect"].mean()
+    return frames.groupby(["fact", "role", "layer"])["indirect_effect"].mean().reset_index()
 
 
 def average_indirect_effect(traces: Iterable[Trace]) -> pd.DataFrame:
-    """AIE with 95 % normal intervals over facts: one row per (role, layer) with mean, low, high, n, in the paper's order."""
+    """AIE with 95 % normal intervals over facts: one row per (role, layer) with mean, low, high, n, in the paper's
+    order."""
     groups = effects(traces).groupby(["role", "layer"])["indirect_effect"]
     table = groups.agg(mean="mean", sem="sem", n="size").reset_index()
     table["low"], table["high"] = table["mean"] - 1.96 * table["sem"], table["mean"] + 1.96 * table["sem"]

@@ -2,9 +2,11 @@ r"""Fine-tuning one layer's down projection on an edit: FT-L and FT-M, free or i
 
 The two differ in one line, the objective for a target t_1 .. t_n after the prompt x (zhang2024knowedit, section 4.1):
 
-- ``objective="last-token"`` (FT-L): - mean_i log P[t_i | x]. Every target token is asked for at the prompt's last token, as
+- ``objective="last-token"`` (FT-L): - mean_i log P[t_i | x]. Every target token is asked for at the prompt's last
+  token, as
   if it followed the prompt at once. With one target token this is the usual objective; with more it is another one.
-- ``objective="masked"`` (FT-M): - mean_i log P[t_i | x, t_1 .. t_(i-1)]. Cross-entropy on the target, the prompt masked.
+- ``objective="masked"`` (FT-M): - mean_i log P[t_i | x, t_1 .. t_(i-1)]. Cross-entropy on the target, the prompt
+  masked.
 
 ``bound`` keeps every weight within +-bound of its old value after each step (zhu2020modifying; FT+L in meng2022rome,
 appendix E.1). The layers below the tuned one are constant, so a step starts at that layer.
@@ -21,8 +23,8 @@ from torch import Tensor
 
 from paramem.errors import BadParameter
 from paramem.facts import EditRequest
-from paramem.interventions import Dense, WeightDelta
 from paramem.hooks import Blocks
+from paramem.interventions import Dense, WeightDelta
 from paramem.models import LM
 from paramem.tokens import Batch
 

@@ -1,7 +1,8 @@
 r"""Second moments of MLP keys, C = E[k k^T]: what a layer is usually asked, so that an edit can keep out of its way.
 
 meng2022rome, section 3.1 and appendix E.5: uncentred, over every token of ordinary text, collected once per model and
-layer. The file of a computed C is named by a hash of the model's weights, the layer and the text, so a stale one is never read.
+layer. The file of a computed C is named by a hash of the model's weights, the layer and the text, so a stale one is
+never read.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from paramem.errors import BadInput
 from paramem.arch import Site
+from paramem.errors import BadInput
 from paramem.models import LM
 
 
@@ -34,7 +35,9 @@ def second_moment(lm: LM, layer: int, texts: Sequence[str], *, batch_tokens: int
     Each text is read on its own from its beginning, cut at the model's context. Raises BadInput when there is no text.
     """
     if not texts:
-        raise BadInput("second_moment: no texts. Pass text of the kind that the model was trained on, 10,000 tokens or more.")
+        raise BadInput(
+            "second_moment: no texts. Pass text of the kind that the model was trained on, 10,000 tokens or more."
+        )
     site = Site("mlp_hidden", layer)
     total = torch.zeros(lm.d_mlp, lm.d_mlp, dtype=torch.float64, device=lm.device)
     count = 0
@@ -58,7 +61,7 @@ def cached_second_moment(lm: LM, layer: int, texts: Sequence[str], *, folder: Pa
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         save_file({"C": C.contiguous()}, partial, metadata={"model": lm.name, "layer": str(layer)})
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError:
         pass  # read-only cache: the caller has C all the same
     return C
