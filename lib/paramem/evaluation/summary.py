@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from paramem.errors import BadInput, BadParameter
 from paramem.evaluation.intervals import Interval, bootstrap, wilson
@@ -35,6 +36,8 @@ STATISTICS = (
     Statistic(column="kl", level="distribution", against="own answer", share=False),
     Statistic(column="entropy", level="text", against="nothing", share=False),
 )
+Numbers = NDArray[np.float64]
+Integers = NDArray[np.int64]
 IntervalKind = Literal["auto", "wilson", "bootstrap"]
 _ALLOWED = {
     "averaging": ("request", "probe"),
@@ -124,8 +127,37 @@ def summarise(
     _check(frame)
     if conditions == "applied":
         frame = frame[frame["eligible"].astype(bool)]
-    parts = _parts(frame, subgroups)
-    return Summary(tuple(metric for part, labels in parts for metric in _metrics(part, labels, how)))
+    table = _Table.of(frame)
+    return Summary(
+        tuple(metric for rows, labels in _parts(frame, subgroups) for metric in _metrics(table, rows, labels, how))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """The columns of a table as arrays, taken apart once for all numbers."""
+
+    values: Mapping[str, Numbers]
+    request: Integers  # which request, by place in `hashes`
+    hashes: Sequence[str]
+    test: Integers  # which test, counted over the whole table; -1 for a probe of its own
+    all_of: NDArray[np.bool_]  # whether the test wants all of its probes right
+    first: Mapping[str, Any]  # what is the same in every row
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> _Table:
+        request, names = pd.factorize(frame["request"], sort=True)
+        hashes = dict(zip(frame["request"], frame["request_hash"], strict=True))
+        marks = frame["test"].where(frame["test"] != "")
+        test = frame.assign(mark=marks).groupby(["request", "mark"], sort=True, dropna=True).ngroup()
+        return cls(
+            values={s.column: frame[s.column].to_numpy(np.float64) for s in STATISTICS if s.column in frame},
+            request=request,
+            hashes=[hashes[name] for name in names],
+            test=np.where(marks.isna(), -1, test).astype(np.int64),
+            all_of=frame["test"].str.endswith("/AND").to_numpy(bool),
+            first={str(name): value for name, value in frame.iloc[0].items()},
+        )
 
 
 def _check(frame: pd.DataFrame) -> None:
@@ -141,33 +173,32 @@ def _check(frame: pd.DataFrame) -> None:
         raise BadInput("the table holds some probes twice (before-rows of several calls?); drop_duplicates() first")
 
 
-def _parts(frame: pd.DataFrame, subgroups: bool) -> Iterator[tuple[pd.DataFrame, dict[str, str]]]:
-    """(rows, labels) for every state, protocol and group, in the table's order."""
-    by = ["state", "protocol", "group"]
-    for (state, protocol, group), part in frame.groupby(by, sort=False):
+def _parts(frame: pd.DataFrame, subgroups: bool) -> Iterator[tuple[Integers, dict[str, str]]]:
+    """(row numbers, labels) for every state, protocol and group, in the table's order."""
+    frame = frame.reset_index(drop=True)
+    for (state, protocol, group), part in frame.groupby(["state", "protocol", "group"], sort=False)["subgroup"]:
         labels = {"state": str(state), "protocol": str(protocol), "group": str(group)}
-        yield part, labels | {"subgroup": "all"}
-        if subgroups:
-            for subgroup, inner in part.groupby("subgroup", sort=True):
-                yield inner, labels | {"subgroup": str(subgroup)}
+        rows = part.index.to_numpy()
+        yield rows, labels | {"subgroup": "all"}
+        for subgroup in sorted(part.unique()) if subgroups else ():
+            yield rows[(part == subgroup).to_numpy()], labels | {"subgroup": str(subgroup)}
 
 
-def _metrics(part: pd.DataFrame, labels: dict[str, str], how: _How) -> Iterator[Metric]:
+def _metrics(table: _Table, rows: Integers, labels: dict[str, str], how: _How) -> Iterator[Metric]:
     for statistic in STATISTICS:
-        if statistic.column not in part:
-            continue
-        rows = part[part[statistic.column].notna()]
-        if not rows.empty:
-            yield _metric(rows, statistic, labels, how)
+        if statistic.column in table.values:
+            known = rows[~np.isnan(table.values[statistic.column][rows])]
+            if len(known):
+                yield _metric(table, known, statistic, labels, how)
 
 
-def _metric(rows: pd.DataFrame, statistic: Statistic, labels: dict[str, str], how: _How) -> Metric:
-    values = _tests_as_one(rows, statistic.column)
-    grouped = values.groupby("request", sort=True)["value"]
-    means, sizes = grouped.mean().to_numpy(), grouped.size().to_numpy()
+def _metric(table: _Table, rows: Integers, statistic: Statistic, labels: dict[str, str], how: _How) -> Metric:
+    values, requests = _tests_as_one(table, rows, statistic.column)
+    present, places, sizes = np.unique(requests, return_inverse=True, return_counts=True)
+    means = np.bincount(places, weights=values) / sizes
     weights = sizes if how.averaging == "probe" else np.ones_like(sizes)
     low, high = _interval(means, weights, statistic, how)
-    first = rows.iloc[0]
+    first = table.first
     passport = Passport(
         **labels,
         statistic=statistic.column,
@@ -177,7 +208,7 @@ def _metric(rows: pd.DataFrame, statistic: Statistic, labels: dict[str, str], ho
         conditions=how.conditions,
         model=str(first["model"]),
         model_hash=str(first["model_hash"]),
-        data_hash=data_hash(rows["request_hash"]),
+        data_hash=data_hash(table.hashes[request] for request in present),
         n_requests=len(means),
         n_probes=int(sizes.sum()),
         seeds=(int(first["seed"]), how.seed),
@@ -188,20 +219,22 @@ def _metric(rows: pd.DataFrame, statistic: Statistic, labels: dict[str, str], ho
     return Metric(value=float((means * weights).sum() / weights.sum()), low=low, high=high, passport=passport)
 
 
-def _tests_as_one(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Probes of one test become one value: the best for "OR", the worst for "AND"."""
-    plain = rows.loc[rows["test"] == "", ["request", column]].rename(columns={column: "value"})
-    tests = rows[rows["test"] != ""]
-    if tests.empty:
-        return plain
-    joined = []
-    for (request, test), part in tests.groupby(["request", "test"], sort=True):
-        best = part[column].min() if str(test).endswith("/AND") else part[column].max()
-        joined.append({"request": request, "value": best})
-    return pd.concat([plain, pd.DataFrame(joined)], ignore_index=True)
+def _tests_as_one(table: _Table, rows: Integers, column: str) -> tuple[Numbers, Integers]:
+    """(values, requests), in which the probes of one test are one value: the best for "OR", the worst for "AND"."""
+    values, requests, tests = table.values[column][rows], table.request[rows], table.test[rows]
+    single = tests < 0
+    if single.all():
+        return values, requests
+    kept, owners = [values[single]], [requests[single]]
+    for test in np.unique(tests[~single]):
+        inside = tests == test
+        best = values[inside].min() if table.all_of[rows][inside].all() else values[inside].max()
+        kept.append(np.array([best]))
+        owners.append(requests[inside][:1])
+    return np.concatenate(kept), np.concatenate(owners)
 
 
-def _interval(means: np.ndarray, weights: np.ndarray, statistic: Statistic, how: _How) -> Interval:
+def _interval(means: Numbers, weights: Integers, statistic: Statistic, how: _How) -> Interval:
     shares = statistic.share and bool(np.isin(means, (0.0, 1.0)).all()) and bool((weights == weights[0]).all())
     if how.interval == "wilson" or (how.interval == "auto" and shares):
         if not shares:
@@ -211,4 +244,6 @@ def _interval(means: np.ndarray, weights: np.ndarray, statistic: Statistic, how:
             )
         return wilson(float(means.sum()), len(means), how.confidence)
     generator = np.random.default_rng(how.seed)
-    return bootstrap(means, generator, weights=weights, confidence=how.confidence, resamples=how.resamples)
+    return bootstrap(
+        means, generator, weights=weights.astype(np.float64), confidence=how.confidence, resamples=how.resamples
+    )
