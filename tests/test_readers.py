@@ -1,4 +1,4 @@
-"""Readers: every published schema, every way a file can be bad, and nothing lost in silence."""
+"""Readers: every published schema (samples are invented), every way a file can be bad, and nothing lost in silence."""
 
 from __future__ import annotations
 
