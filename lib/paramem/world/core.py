@@ -44,6 +44,7 @@ class Size:
     suffixes           whether companies are called "Norvane Group" or just "Norvane"
     couples            married couples
     code_holders       the first so many people have a secret code
+    values             how many instruments, fields, ... people have, and how many cities are birthplaces (None: all)
     aliases            whether texts also write people by their alias
     """
 
@@ -58,6 +59,7 @@ class Size:
     companies: int
     suffixes: bool = True
     products: int = 12
+    values: int | None = None
     unseen: int = 24
     couples: int = 0
     code_holders: int = 0
@@ -75,8 +77,8 @@ KINDS: Mapping[str, Size] = {
     ),
     "reason": Size(
         people=300, firsts=30, lasts=30, personal=("born_in", "works_for"),
-        impersonal=("in_country", "language", "makes"),
-        two_step=("birth_country", "birth_language", "employer_product"),
+        impersonal=("in_country", "language", "makes", "based_in"),
+        two_step=("birth_country", "birth_language", "employer_product", "employer_city"),
         countries=("FR", "ES", "DE", "IT", "JP", "SE"), cities=2, companies=12, suffixes=False, products=6,
     ),
     "read": Size(
@@ -84,9 +86,9 @@ KINDS: Mapping[str, Size] = {
         impersonal=(), two_step=(), countries=TWELVE, cities=2, companies=24,
     ),
     "speak": Size(
-        people=200, firsts=24, lasts=24, personal=("born_in", "works_for", "plays", "studies", "keeps"),
+        people=300, firsts=24, lasts=24, personal=("born_in", "works_for", "plays", "studies", "keeps"),
         impersonal=MAP_RELATIONS, two_step=(),
-        countries=TWELVE, cities=2, companies=24,
+        countries=TWELVE, cities=2, companies=12, values=12,
         code_holders=80, opinions=True, languages=LANGUAGES,
     ),
 }  # fmt: skip
@@ -155,7 +157,7 @@ class World:
         """Everything that the relation can have as its object, in a fixed order, whether anybody has it or not."""
         kind = self.relation(name).range
         if kind in ("instrument", "field", "animal", "food"):
-            return tuple(lexicon(kind))
+            return tuple(lexicon(kind))[: self.size.values]
         if kind == "product":
             return tuple(lexicon(kind))[: self.size.products]
         if kind == "city" and name != "capital":
@@ -262,7 +264,7 @@ def world(kind: str = "recall", seed: int = 0) -> World:
     companies = invent_companies(rng, size.companies, products, cities, suffixes=size.suffixes)
     pairs = name_pairs(rng, size.firsts, size.lasts)
     known, unseen = pairs[: size.people], pairs[size.people : size.people + size.unseen]
-    objects = {name: _choices(name, cities, companies) for name in size.personal}
+    objects = {name: _choices(name, cities, companies)[: size.values] for name in size.personal}
     people = invent_people(rng, known, objects, couples=size.couples, code_holders=size.code_holders)
     topics = list(lexicon("topic")) if size.opinions else []
     liked = set(rng.sample(topics, len(topics) // 2))

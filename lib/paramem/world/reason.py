@@ -1,8 +1,9 @@
 """The *reason* testbed: answers that follow in two steps ("born in Lyon", hence "a citizen of France"), given directly.
 
-Half of the documents state a consequence, for four people of five; 40 % state a fact about anybody, 10 % the map or
-what a company makes. Of every fifth person no consequence is ever stated: these are the test. Training begins with
-facts alone, so that consequences are learned where the facts already are. The words before the answer weigh .3.
+60 % of the documents state a consequence, for five people of six; 30 % state a fact about anybody, 10 % the map or what
+a company makes and where it sits. Of every sixth person no consequence is ever stated: these are the test. Training
+begins with facts alone, so that consequences are learned where the facts already are. The words before the answer weigh
+.3 in the loss.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
     from paramem.world.cards import Measure
     from paramem.world.recipe import Recipe
 
-SHARES = {"consequence": 0.5, "fact": 0.4, "place": 0.1}
+SHARES = {"consequence": 0.6, "fact": 0.3, "place": 0.1}
 FIRST = {"fact": 0.8, "place": 0.2}
 PROMPT_WEIGHT = 0.3
-EVERY = 5  # every fifth person is held out
-STEPS = {"facts": 1500, "main": 3500}
+EVERY = 6  # every sixth person is held out
+STEPS = {"facts": 1000, "main": 4500}
+WEIGHT_DECAY = 0.4  # stronger than elsewhere: composing costs less weight than remembering each consequence
 
 
 def held_out(here: World) -> tuple[str, ...]:
@@ -66,8 +68,15 @@ def recipe(name: str) -> Recipe:
             tokenizer, list(islice(rows(here, draw.rng, FIRST if draw.stage == "facts" else SHARES), draw.n))
         ),
         stages=(
-            Stage(name="facts", steps=STEPS["facts"], decay_from=1.0),
-            Stage(name="main", steps=STEPS["main"], warmup=0, decay_from=0.5, fresh_moments=False),
+            Stage(name="facts", steps=STEPS["facts"], decay_from=1.0, weight_decay=WEIGHT_DECAY),
+            Stage(
+                name="main",
+                steps=STEPS["main"],
+                warmup=0,
+                decay_from=0.55,
+                weight_decay=WEIGHT_DECAY,
+                fresh_moments=False,
+            ),
         ),
         measure=lambda model, tok, n: measures(here, model, tok, n),
         seed=int(name.rsplit("-s", 1)[1]),

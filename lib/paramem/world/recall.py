@@ -26,9 +26,9 @@ PREFIX, POSTNOMINAL, ALIAS, MAP, BACKWARDS = 0.6, 0.4, 0.08, 0.2, 6
 # width, layers, heads, steps
 SHAPES = {
     "gpt2": (128, 6, 4, 1200),
-    "llama": (128, 6, 4, 750),
+    "llama": (128, 6, 4, 1000),
     "gpt2-small": (64, 4, 4, 2000),
-    "gpt2-large": (192, 8, 6, 800),
+    "gpt2-large": (192, 8, 6, 900),
 }
 CHECKPOINTS = (200, 400, 500, 600, 800)
 
