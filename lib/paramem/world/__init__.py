@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Company", "Person", "Relation", "Size", "World", "testbeds", "world", "world_of"]
 
 
-def testbeds(kind: str | None = None) -> list[TestbedCard]:  # noqa: PT028 - no test
+def testbeds(kind: str | None = None) -> list[TestbedCard]:
     """The cards of the bundled testbeds, or of those of one kind."""
     from paramem.world.cards import cards
 
