@@ -89,6 +89,7 @@ def test_a_full_run_writes_results_and_a_default_run_agrees(demo: Project, param
     put_notebook(demo)
     full = paramem("run", "--profile", "full", "--jobs", "2")
     assert full.returncode == 0, full.stdout + full.stderr
+    assert "nothing committed to compare with" in full.stdout
     results = read_results(demo.results_path("editing/demo"))
     assert results is not None
     assert (results.profile, tuple(results.seconds)) == ("full", BEDS)
@@ -97,7 +98,7 @@ def test_a_full_run_writes_results_and_a_default_run_agrees(demo: Project, param
 
     default = paramem("run")
     assert default.returncode == 0, default.stdout
-    assert "all claims as committed" in default.stdout
+    assert "1 runs, 1 claims, all as committed" in default.stdout
     assert "bed-a: holds" in default.stdout
     again = paramem("run")
     assert "cached" in again.stdout

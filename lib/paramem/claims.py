@@ -1,8 +1,8 @@
 """A claim is data: measured in a notebook, stored in its output, collected by the runner, counted over testbeds.
 
 A notebook calls `claim("meng2022rome.edit-success", holds, measured={...})`. The output is a card to a reader and
-carries the same facts under `MIME` to a program. A notebook run measures one model; over all testbeds of a notebook, `verdict`
-turns "k of n hold" into one word by a fixed rule, so that nobody words a result by hand.
+carries the same facts under `MIME` to a program. A notebook run measures one model; over all testbeds of a notebook,
+`verdict` turns "k of n hold" into one word by a fixed rule, so that nobody words a result by hand.
 """
 
 from __future__ import annotations

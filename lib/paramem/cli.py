@@ -178,7 +178,8 @@ def _verdict(review: Review, batch: Batch, out: Path, console: Console) -> int:
     for change in review.changes:
         console.print(f"[red]changed[/] {change}", highlight=False)
     if not review.problems and not review.changes:
-        console.print(f"{len(batch.finished)} runs, all claims as committed. Executed notebooks: {out}")
+        same = f"{review.compared} claims, all as committed" if review.compared else "nothing committed to compare with"
+        console.print(f"{len(batch.finished)} runs, {same}. Executed notebooks: {out}", highlight=False)
         return 0
     return 1
 

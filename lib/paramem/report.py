@@ -115,10 +115,16 @@ def committed_results(project: Project) -> dict[str, NotebookResults]:
 
 @dataclass(frozen=True, kw_only=True)
 class Review:
-    """What a batch means: its results by notebook, what changed against the committed ones, and what went wrong."""
+    """What a batch means: its results by notebook, what changed against the committed ones, and what went wrong.
+
+    Attributes:
+        compared: how many claims had a committed counterpart.
+        writable: results of full runs, which may replace the committed ones.
+    """
 
     results: Mapping[str, NotebookResults]
     changes: Sequence[Change]
+    compared: int
     problems: Sequence[str]
     writable: Mapping[str, NotebookResults]
 
@@ -133,6 +139,7 @@ def review(batch: Batch, profile: str, taxonomy: Taxonomy, project: Project, ver
     changes: list[Change] = []
     problems: list[str] = []
     writable: dict[str, NotebookResults] = {}
+    compared = 0
     for name in dict.fromkeys(each.run.notebook for each in batch.finished):
         runs = [each for each in batch.finished if each.run.notebook == name]
         problems += [f"{each.run}: {each.status}: {each.problem}" for each in runs if not each.done]
@@ -152,14 +159,16 @@ def review(batch: Batch, profile: str, taxonomy: Taxonomy, project: Project, ver
         if profile == "full" and canonical and tuple(done) == taxonomy.testbeds_of(name):
             writable[name] = results[name]
             changes += changed_verdicts(committed, results[name]) if committed else []
+            compared += len(committed.claims) if committed else 0
         elif committed and canonical:
             declared = frozenset(taxonomy.claims_of(name))
+            compared += sum(bed in claim.rows for claim in committed.claims.values() for bed in done)
             changes += [
                 change
                 for testbed, each in done.items()
                 for change in changed_rows(committed, testbed, each.outcomes, declared)
             ]
-    return Review(results=results, changes=changes, problems=problems, writable=writable)
+    return Review(results=results, changes=changes, compared=compared, problems=problems, writable=writable)
 
 
 def _undeclared(finished: Finished, taxonomy: Taxonomy) -> str:
