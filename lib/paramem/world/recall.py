@@ -30,6 +30,12 @@ SHAPES = {
     "gpt2-small": (64, 4, 4, 2000),
     "gpt2-large": (192, 8, 6, 900),
 }
+NOTES = (
+    "All recall testbeds share one world (seed 0) and one tokenizer; the seed of a testbed is that of its weights and "
+    "of the order of its documents.",
+    "A marriage is stated of one of the two in six wordings, of the other in one wording for every other couple and "
+    "never for the rest: 'backwards, not stated' near 0 is the reversal curse and not a defect.",
+)
 CHECKPOINTS = (200, 400, 500, 600, 800)
 
 
@@ -87,6 +93,7 @@ def recipe(name: str) -> Recipe:
         seed=int(name.rsplit("-s", 1)[1]),
         checkpoints=CHECKPOINTS if name == "gpt2-s0" else (),
         curve_every=200,
+        notes=NOTES,
         data={"people": len(here.people), "facts": len(here.facts), "world_seed": here.seed},
     )
 
