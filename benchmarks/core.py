@@ -27,7 +27,7 @@ from paramem.arch import Site
 from paramem.detection.causal_tracing import TraceSettings, trace
 from paramem.editing.rome import RomeSettings, rome
 from paramem.editing.statistics import second_moment
-from paramem.evaluation import evaluate
+from paramem.evaluation import baseline, evaluate
 from paramem.material import edits_for, facts_for, known_facts, text_for
 from paramem.models import LM, load
 from paramem.tokens import Batch
@@ -66,7 +66,7 @@ def measure(
 @torch.no_grad()
 def forward(lm: LM, batch: Batch) -> torch.Tensor:
     """The unit: transformers' own forward of the rows, logits at every token."""
-    return lm.model(input_ids=batch.input_ids, use_cache=False).logits
+    return lm.model(input_ids=batch.input_ids, attention_mask=None, use_cache=False).logits
 
 
 def tracing(lm: LM, repeats: int) -> Iterator[Measured]:
@@ -135,17 +135,22 @@ def statistics_of_keys(lm: LM, repeats: int) -> Iterator[Measured]:
 
 
 def evaluation(lm: LM, repeats: int) -> Iterator[Measured]:
-    request = edits_for(lm, n=1)[0]
-    probes = [probe for _, _, probe in request.groups()]
-    batch = lm.encode([p.prompt for p in probes] * 2, [p.target or request.target_new for p in probes] * 2)
-    yield measure(
-        f"scoring an edit with its {len(probes)} probes, one model state",
-        "forward of the probes with the new and the true answer",
-        2.0,
-        lambda: evaluate(lm, [request], protocols=("teacher_forced",)),
-        lambda: forward(lm, batch),
-        repeats,
-    )
+    request = edits_for(lm, n=1, relations="people")[0]
+    edit = rome(lm, request, RomeSettings(layer=0), second_moment(lm, 0, text_for(lm, n=400)))
+    before = baseline(lm, [request])
+    rows = before.batch
+    for name, known in {
+        "scored": baseline(lm, [request], generated=False),
+        "scored and answered freely": before,
+    }.items():
+        yield measure(
+            f"an edit with its {sum(1 for _ in request.groups())} probes, {name}",
+            f"forward of its {len(rows)} rows",
+            2.0,
+            lambda known=known: evaluate(lm, request, edit, before=known),
+            lambda: forward(lm, rows),
+            repeats,
+        )
 
 
 def hooks(lm: LM, repeats: int) -> Iterator[Measured]:
