@@ -30,8 +30,8 @@ PROMPT_WEIGHT = 0.3
 NOTES = (
     "Names take two tokens here, not three or four: composition was the aim, and it is the slow part.",
     "Tried before, one run each: 60 % consequences from the start, one per company, two-word company names, weight "
-    "decay 0.1: .68 on unseen people after 4,000 of 6,000 steps (then stopped). Facts first, 50 % consequences, one per "
-    "company: .67 after 5,000 steps (birth .85, employer .31 against a majority of .23). This recipe adds a second "
+    "decay 0.1: .68 on unseen people after 4,000 of 6,000 steps (then stopped). Facts first, 50 % consequences, one "
+    "per company: .67 after 5,000 steps (birth .85, employer .31 against a majority of .23). This recipe adds a second "
     "consequence per company, weight decay 0.4 and 60 % consequences, all at once: what made the difference is not "
     "separated.",
 )
