@@ -105,7 +105,7 @@ def measures(
     from paramem.world.measuring import share
 
     groups = probes(here)
-    wanted = {"facts": 0.99, "map": 0.99, "multi-token objects": 0.99, "withheld wording": 0.95}
+    wanted = {"every fact": 0.99, "facts": 0.99, "map": 0.99, "multi-token objects": 0.99, "withheld wording": 0.95}
     return [share(model, tokenizer, name, group, n, wanted=wanted.get(name)) for name, group in groups.items()]
 
 
@@ -113,6 +113,7 @@ def probes(here: World) -> dict[str, list[Probe]]:
     """The items behind every number of the card."""
     about_people = [f for f in here.facts if f.relation in here.size.personal]
     return {
+        "every fact": [f.probe() for f in here.facts],
         "facts": [f.probe() for f in about_people],
         "map": [f.probe() for f in here.facts if f.relation in here.size.impersonal],
         "marriages": [f.probe() for f in here.facts if f.relation == "married_to"],
