@@ -304,3 +304,21 @@ def test_a_hub_id_in_the_cache_needs_no_network(monkeypatch: pytest.MonkeyPatch)
     assert len(read_requests("somebody/edits:zsre.json")) == 2
     with pytest.raises(BadInput, match="data files"):
         read_requests("somebody/edits")
+
+
+def test_tables_are_read_like_json(tmp_path: Path) -> None:
+    import pandas as pd
+
+    common = {"attribute": "Lyon", "template": "{} was born in", "prediction": " Lyon", "relation_id": "P19"}
+    names = ["Ann Berg", "Bo Lind"]
+    records = [common | {"known_id": i, "subject": n, "prompt": f"{n} was born in"} for i, n in enumerate(names)]
+    (tmp_path / "facts.json").write_text(json.dumps(records), encoding="utf-8")
+    pd.DataFrame(records).to_parquet(tmp_path / "facts.parquet")
+    pd.DataFrame(records).to_csv(tmp_path / "facts.csv", index=False)
+    plain = read_facts(tmp_path / "facts.json", format="known_1000")
+    assert [fact.subject for fact in plain] == ["Ann Berg", "Bo Lind"]
+    for name in ("facts.parquet", "facts.csv"):
+        assert read_facts(tmp_path / name, format="known_1000") == plain
+    (tmp_path / "broken.parquet").write_bytes(b"no parquet")
+    with pytest.raises(BadRecord, match="not a parquet file"):
+        read_facts(tmp_path / "broken.parquet", format="known_1000")

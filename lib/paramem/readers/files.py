@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,8 @@ from paramem.errors import BadInput, BadRecord
 from paramem.hub import looks_like_id, snapshot
 
 MAX_BYTES = 2**30
-_ENDINGS = (".json", ".jsonl")
+_TABLES = {".parquet": "parquet", ".csv": "csv"}  # read by the `datasets` library
+_ENDINGS = (".json", ".jsonl", *_TABLES)
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
@@ -55,6 +57,8 @@ def load(path: Path, limit: int | None = None, max_bytes: int = MAX_BYTES) -> An
     """
     if path.suffix == ".jsonl":
         return list(islice(_lines(path), limit))
+    if path.suffix in _TABLES:
+        return _table(path, limit)
     size = path.stat().st_size
     if size > max_bytes:
         raise BadRecord(
@@ -70,6 +74,22 @@ def load(path: Path, limit: int | None = None, max_bytes: int = MAX_BYTES) -> An
         raise BadRecord(path, "(file)", f"line {error.lineno}", _not_json(error)) from error
     except RecursionError as error:
         raise BadRecord(path, "(file)", "(content)", "nested too deeply to be one of the known formats") from error
+
+
+def _table(path: Path, limit: int | None) -> list[Any]:
+    """The rows of a parquet or csv file as records."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        with tempfile.TemporaryDirectory() as cache:
+            rows = load_dataset(_TABLES[path.suffix], data_files=str(path), split="train", cache_dir=cache)
+            return list(islice((dict(row) for row in rows), limit))
+    except (DatasetGenerationError, OSError, ValueError) as error:
+        cause = error.__cause__ or error
+        raise BadRecord(
+            path, "(file)", "(content)", f"not a {path.suffix[1:]} file that can be read: {cause}"
+        ) from error
 
 
 def _text(path: Path) -> str:
