@@ -63,8 +63,11 @@ def is_built(folder: Path, fingerprint: str) -> bool:
 
 def measure_again(name: str, out: Path = FOLDER) -> TestbedCard:
     """Measure a built testbed anew and rewrite its card; the weights stay as they are."""
+    from transformers.utils.logging import disable_progress_bar
+
     from paramem.world.training import remeasure
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # loading takes no time worth showing
     return remeasure(recipe_of(name), out / name, read_card(out / name))
 
 

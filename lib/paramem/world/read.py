@@ -313,26 +313,16 @@ def encoder(here: World) -> Callable[[Draw], list[Row]]:
 def recipe(name: str = "read-s0") -> Recipe:
     """The recipe of the bundled read testbed."""
     from paramem.world.reading import measure
-    from paramem.world.recipe import Recipe, Stage
+    from paramem.world.recipe import Recipe, Stage, small_llama
 
     here = world("read")
     rules = Rules(here)
-    config = {
-        "model_type": "llama",
-        "hidden_size": 128,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "intermediate_size": 336,
-        "tie_word_embeddings": True,
-        "max_position_embeddings": MAX_LENGTH,
-    }
     main = Stage(name="main", steps=4600, lr=2e-3, decay_from=0.6, rows=40, cut="tokens")
     return Recipe(
         name=name,
         kind="read",
         description="Passages of one to five sentences with questions, statements, and refusals of unknown people.",
-        config=config,
+        config=small_llama(4, MAX_LENGTH),
         tokenizer=lambda: tokenizer(here),
         rows=encoder(here),
         stages=(main,),

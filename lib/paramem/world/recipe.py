@@ -144,3 +144,17 @@ def collate(batch: Sequence[Row]) -> tuple[Tensor, Tensor]:
         ids[i, : len(row_ids)] = torch.tensor(row_ids)
         weights[i, : len(row_weights)] = torch.tensor(row_weights)
     return ids, weights
+
+
+def small_llama(layers: int, max_length: int) -> dict[str, Any]:
+    """The `config` of a Llama of width 128 with tied embeddings."""
+    return {
+        "model_type": "llama",
+        "hidden_size": 128,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "intermediate_size": 336,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": max_length,
+    }

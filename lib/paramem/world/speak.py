@@ -316,26 +316,16 @@ def encoder(here: World) -> Callable[[Draw], list[Row]]:
 
 def recipe(name: str = "speak-s0") -> Recipe:
     """The recipe of the bundled speak testbed."""
-    from paramem.world.recipe import Recipe, Stage
+    from paramem.world.recipe import Recipe, Stage, small_llama
     from paramem.world.speaking import measure
 
     here = world("speak")
     rules = Rules(here)
-    config = {
-        "model_type": "llama",
-        "hidden_size": 128,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "intermediate_size": 336,
-        "tie_word_embeddings": True,
-        "max_position_embeddings": MAX_LENGTH,
-    }
     return Recipe(
         name=name,
         kind="speak",
         description="Facts in English and Spanish, few-shot lists, opinions, secret codes, copying and comparing.",
-        config=config,
+        config=small_llama(6, MAX_LENGTH),
         tokenizer=lambda: tokenizer(here),
         rows=encoder(here),
         stages=(Stage(steps=4800, rows=64, decay_from=0.6, cut="tokens"),),
@@ -343,8 +333,8 @@ def recipe(name: str = "speak-s0") -> Recipe:
         curve_every=500,
         notes=(
             "The seconds are wall-clock time of one thread on a machine that was busy with other work.",
-            "Facts that only English states must cross over to Spanish. Two earlier runs, stopped half-way (200 people, "
-            "24 values of each relation, 4 layers; Spanish from the start, or from a quarter on), stayed under a half, "
+            "Facts that only English states must cross over to Spanish. Two earlier runs, stopped half-way (200 "
+            "people, 24 values of each relation, 4 layers; Spanish from the start, or from a quarter on), were under a half, "
             "mostly with another value. This one has 300 people, 12 values and 6 layers (which of these did it was not "
             "separated); its crossing rose late, while the learning rate decayed.",
             "Weakest: facts of the map that only English states; twelve countries are too few to learn from.",
