@@ -335,8 +335,8 @@ def recipe(name: str = "speak-s0") -> Recipe:
             "The seconds are wall-clock time of one thread on a machine that was busy with other work.",
             "Facts that only English states must cross over to Spanish. Two earlier runs, stopped half-way (200 "
             "people, 24 values of each relation, 4 layers; Spanish from the start, or from a quarter on), were under a "
-            "half, mostly with another value. This one has 300 people, 12 values and 6 layers (which of these did it was "
-            "not separated); its crossing rose late, while the learning rate decayed.",
+            "half, mostly with another value. This one has 300 people, 12 values and 6 layers (which of these did it "
+            "was not separated); its crossing rose late, while the learning rate decayed.",
             "Weakest: facts of the map that only English states; twelve countries are too few to learn from.",
         ),
         data={
