@@ -59,7 +59,6 @@ def test_an_executed_notebook_passes_and_tampered_ones_do_not(executed: Project)
     failed = {Path(line.split("::")[0]).name for line in lines if line.startswith("FAILED")}
     assert failed == {"digit.ipynb", "claim.ipynb"}, result.stdout
     assert result.returncode == 1
-    assert "2 failed" in lines[-1]
 
 
 def test_an_executed_checkout_has_no_findings(executed: Project) -> None:

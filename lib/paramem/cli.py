@@ -47,13 +47,11 @@ def run(
 
     Exit code 0: all as committed. 1: a notebook failed or a claim changed. 2: bad input. 130: interrupted.
     """
-    from rich.console import Console
-
     from paramem.plan import Request, plan
     from paramem.project import Project
     from paramem.runner import TIMEOUTS, check_writable, execute
 
-    project, console = Project.find(), Console()
+    project, console = Project.find(), _console()
     request = Request(
         notebooks=tuple(notebooks or ()),
         profile=profile,  # type: ignore[arg-type]  # plan refuses what is no profile
@@ -70,6 +68,14 @@ def run(
     with _Progress(console) as progress:
         batch = execute(runs, project, out, jobs=jobs, timeout=limit, force=force, watch=progress)
     raise typer.Exit(_conclude(batch, profile, runs, project.root, out, console))
+
+
+def _console() -> Console:
+    """The terminal, or lines of a fixed width where output goes into a file."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 160))
 
 
 def _pairs(given: list[str]) -> dict[str, str]:
@@ -141,6 +147,7 @@ class _Progress:
 def _conclude(batch: Batch, profile: str, runs: list[Run], root: Path, out: Path, console: Console) -> int:
     """Print and write what a batch found; the exit code."""
     import json
+    from dataclasses import replace
 
     from paramem import report
     from paramem.fingerprints import versions
@@ -158,12 +165,15 @@ def _conclude(batch: Batch, profile: str, runs: list[Run], root: Path, out: Path
         )
         return 130
     review = report.review(batch, profile, taxonomy, project, versions())
-    # one testbed is no verdict: beside the committed ones, a smaller run only says whether it agrees
-    counted = {**review.results, **({} if review.writable else report.committed_results(project))}
+    committed = report.committed_results(project)
+    counted = {**review.results, **({} if review.writable else committed)}
     now = report.found_now(batch)
     lines = [line for line in report.scores(taxonomy, counted) if line.claim in now]
+    # one run is no verdict: a run that is not written down only says what it found, beside the committed verdict
+    known = set(review.writable) | set(committed)
+    lines = [line if line.notebook in known else replace(line, holds="", verdict="") for line in lines]
     if lines:
-        console.print(report.scoreboard_table(lines, None if review.writable else now))
+        console.print(report.scoreboard_table(lines, now, statements=console.width >= 130))
         write_atomically(out / "scoreboard.json", json.dumps(report.scoreboard_json(lines, review), indent=1) + "\n")
         write_atomically(out / "scoreboard.md", report.scoreboard_markdown(lines) + "\n")
     for name, results in review.writable.items():
@@ -173,10 +183,12 @@ def _conclude(batch: Batch, profile: str, runs: list[Run], root: Path, out: Path
 
 
 def _verdict(review: Review, batch: Batch, out: Path, console: Console) -> int:
+    from rich.markup import escape
+
     for problem in review.problems:
-        console.print(f"[red]failed[/]  {problem}", markup=True, highlight=False)
+        console.print(f"[red]failed[/]  {escape(problem)}", highlight=False)
     for change in review.changes:
-        console.print(f"[red]changed[/] {change}", highlight=False)
+        console.print(f"[red]changed[/] {escape(str(change))}", highlight=False)
     if not review.problems and not review.changes:
         same = f"{review.compared} claims, all as committed" if review.compared else "nothing committed to compare with"
         console.print(f"{len(batch.finished)} runs, {same}. Executed notebooks: {out}", highlight=False)
@@ -189,7 +201,6 @@ def papers(
     search: Annotated[str, typer.Argument(help="Only papers whose entry or title contains this.")] = "",
 ) -> None:
     """List the papers by category, with their claims and notebooks."""
-    from rich.console import Console
     from rich.tree import Tree
 
     from paramem.bibliography import load_papers
@@ -212,7 +223,7 @@ def papers(
             for notebook in entry.notebooks:
                 leaf.add(f"notebooks/{notebook}.ipynb")
             shown += 1
-    Console().print(tree if shown else f"no paper matches {search!r}")
+    _console().print(tree if shown else f"no paper matches {search!r}")
 
 
 @app.command()
@@ -222,8 +233,6 @@ def show(
 ) -> None:
     """Show the scoreboard from the committed results."""
     import json
-
-    from rich.console import Console
 
     from paramem import report
     from paramem.project import Project
@@ -239,7 +248,8 @@ def show(
     elif style == "markdown":
         typer.echo(report.scoreboard_markdown(lines))
     elif style == "table":
-        Console().print(report.scoreboard_table(lines))
+        console = _console()
+        console.print(report.scoreboard_table(lines, statements=console.width >= 130))
     else:
         raise BadParameter(f"--format {style!r}: table, json or markdown")
 

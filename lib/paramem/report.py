@@ -202,22 +202,23 @@ def runs_table(finished: Iterable[Finished]) -> Table:
     return table
 
 
-def scoreboard_table(lines: Iterable[Score], now: Mapping[str, str] | None = None) -> Table:
+def scoreboard_table(lines: Iterable[Score], now: Mapping[str, str] | None = None, *, statements: bool = True) -> Table:
     """The scoreboard for a terminal.
 
     Args:
         now: claim to what the run at hand found; adds a column.
+        statements: with each claim in words, which needs a wide terminal.
     """
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="Claims, paper beside ours", title_justify="left", show_lines=True)
     for column in ("claim", "paper", "ours", "holds on", "verdict", *(["this run"] if now else [])):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column == "claim" and not statements)
     for line in lines:
         colour = _COLOURS[Verdict(line.verdict)] if line.verdict else "dim"
         table.add_row(
-            f"[bold]{escape(line.claim)}[/]\n{escape(line.says)}",
+            f"[bold]{escape(line.claim)}[/]" + (f"\n{escape(line.says)}" if statements else ""),
             escape(line.reported),
             escape(line.ours),
             line.holds,
