@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from edits import request
 from families import FAMILIES, make_lm
-
 from paramem.arch import Site
 from paramem.detection.causal_tracing import TraceSettings, embedding_std, subject_noise, trace
 from paramem.editing.fine_tuning import FineTuneSettings, fine_tune

@@ -69,7 +69,7 @@ def build_tokenizer(world: World, *, piece: int = PIECE, extra_words: Sequence[s
     core.decoder = decoders.ByteLevel()
     start = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
     core.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), start])
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token=PAD, bos_token=BOS, eos_token=BOS)
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token=PAD, bos_token=BOS, eos_token=BOS)  # type: ignore[no-untyped-call]
 
 
 def _merges(corpus: Sequence[str]) -> list[tuple[str, str]]:
