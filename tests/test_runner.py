@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from conftest import DEMO, edit_json, enter, make_checkout, put_notebook
-from paramem import runner
+from paramem import fingerprints, runner
 from paramem.errors import BadInput, BadParameter, Unwritable
 from paramem.parameters import read_parameters
 from paramem.plan import Request, Run, plan, read_cells
@@ -64,7 +64,7 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Path, dict
         runs = {run.notebook: run for run in plan(Request(), project)}
         slow = [runs.pop("sleeps")]
         with ThreadPoolExecutor() as pool:
-            stopped = pool.submit(execute, slow, project, out, timeout=15)
+            stopped = pool.submit(execute, slow, project, project.root / "slow", timeout=15)
             done = execute(
                 list(runs.values()), project, out, jobs=4, timeout=120, watch=lambda b: seen.extend(b.active.values())
             )
@@ -149,8 +149,6 @@ def key_of(project: Project, **request: object) -> str:
 
 
 def runner_caches_off() -> None:
-    from paramem import fingerprints
-
     for function in (fingerprints.library_hash, fingerprints.model_hash, fingerprints._file_hash):
         function.cache_clear()
 
@@ -270,6 +268,91 @@ def test_a_model_applies_to_notebooks_that_take_one(demo: Project) -> None:
     assert [run.notebook for run in plan(Request(model="bed-b"), demo)] == ["editing/demo"]
     with pytest.raises(BadParameter, match="other has no parameter 'model'"):
         plan(Request(notebooks=("other",), model="bed-b"), demo)
+
+
+def test_a_sweep_over_all_notebooks_goes_over_those_that_take_its_parameters(demo: Project) -> None:
+    put_notebook(demo)
+    put_notebook(demo, FAILS, "other")
+    sweeps = [{"parameters": {"success": "0.2"}}, {"seeds": (1,)}, {"parameters": {"success": "0.2"}, "seeds": (1,)}]
+    for sweep in sweeps:
+        assert [run.notebook for run in plan(Request(**sweep), demo)] == ["editing/demo"]  # type: ignore[arg-type]
+        with pytest.raises(BadParameter, match="other has no parameter"):
+            plan(Request(notebooks=("other",), **sweep), demo)  # type: ignore[arg-type]
+    assert len(plan(Request(), demo)) == 2, "the control: nothing is asked for, nothing is skipped"
+    with pytest.raises(BadParameter, match=r"other.* has no parameter 'sucess'. Did you mean success"):
+        plan(Request(parameters={"sucess": "0.2"}), demo)
+    put_notebook(demo, FAILS.replace("# %%", '# %% tags=["parameters"]\n    depth: int = 1\n\n    # %%'), "deep")
+    with pytest.raises(BadParameter, match="no notebook has all of the parameters success, depth"):
+        plan(Request(parameters={"success": "0.2", "depth": "2"}), demo)
+
+
+def test_the_device_is_part_of_the_key(demo: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_notebook(demo)
+    keys = {}
+    for kind in ("cpu", "cuda", "cpu"):
+        monkeypatch.setattr(fingerprints, "device_kind", lambda kind=kind: kind)
+        keys.setdefault(kind, set()).add(key_of(demo))
+    assert [len(each) for each in keys.values()] == [1, 1]
+    assert keys["cpu"] != keys["cuda"]
+
+
+def test_hidden_devices_count_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter([self / "nvidia0"]))
+    for value, kind in {"": "cpu", "-1": "cpu", "0": "cuda", "0,1": "cuda"}.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        assert fingerprints.device_kind() == kind
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert fingerprints.device_kind() == "cuda"
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter([]))
+    assert fingerprints.device_kind() == "cpu"
+
+
+def test_what_goes_wrong_around_one_run_fails_that_run_alone(demo: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_notebook(demo, HEAD + "    # %%\n    1 + 1\n", "a-bad")
+    put_notebook(demo, HEAD + "    # %%\n    1 + 1\n", "b-good")
+    clear = runner._clear
+
+    def full_disk(folder: Path) -> None:
+        if "a-bad" in folder.parts:
+            raise OSError(28, "No space left on device")
+        clear(folder)
+
+    monkeypatch.setattr(runner, "_clear", full_disk)
+    seen: list[Batch] = []
+    batch = execute(plan(Request(), demo), demo, demo.root / "runs", timeout=120, watch=seen.append)
+    assert [(each.run.notebook, each.status) for each in batch.finished] == [("a-bad", "failed"), ("b-good", "ok")]
+    assert "OSError: [Errno 28] No space left" in batch.finished[0].problem
+    assert batch.active == {}
+    assert seen
+
+
+def test_an_error_while_a_child_runs_takes_the_child_down(demo: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_notebook(demo, SLEEPS, "sleeps")
+
+    def unreadable(log: Path) -> tuple[int, int]:
+        raise PermissionError(13, "not readable")
+
+    monkeypatch.setattr(runner, "_cells_done", unreadable)
+    [finished] = execute(plan(Request(), demo), demo, demo.root / "runs", timeout=60).finished
+    assert finished.status == "failed"
+    assert not [child for child in psutil.Process().children(recursive=True) if "worker" in " ".join(child.cmdline())]
+
+
+def test_two_batches_cannot_share_a_folder(demo: Project) -> None:
+    put_notebook(demo, HEAD + "    # %%\n    1 + 1\n", "good")
+    runs, out = plan(Request(), demo), demo.root / "runs"
+    out.mkdir()
+    code = "import sys, pathlib; from paramem.runner import _alone\n"
+    code += "with _alone(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(Unwritable, match=rf"in use by another paramem run, process {other.pid}\..*--out"):
+            execute(runs, demo, out)
+        assert execute(runs, demo, demo.root / "elsewhere", timeout=60).finished[0].done
+        other.kill()
+    assert execute(runs, demo, out, timeout=60).finished[0].done, "the control: the lock went with its process"
 
 
 def test_an_unwritable_folder_stops_before_any_work(demo: Project) -> None:

@@ -1,7 +1,8 @@
 """What a run depends on, as one short key: equal keys mean that running again would only repeat what is there.
 
 The key covers the notebook's cells (not its outputs), the parameters, the library's sources and data, the model's
-files, declared input files, and the versions that numbers depend on. Computing it imports nothing heavy.
+files, declared input files, the versions that numbers depend on, and the kind of device. Computing it imports nothing
+heavy.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -54,6 +56,7 @@ def run_key(
         },
         "files": {str(path): _file_hash(path) for path in files},
         "versions": versions(),
+        "device": device_kind(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode()).hexdigest()[:20]
 
@@ -68,6 +71,12 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "missing"
     return found
+
+
+def device_kind() -> str:
+    """``cuda`` or ``cpu``: what torch would choose, judged by the device files, because importing torch takes seconds."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
+    return "cuda" if not hidden and any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
 
 
 @functools.cache

@@ -6,11 +6,12 @@ import difflib
 import functools
 import hashlib
 import json
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
 from paramem.errors import BadInput, BadParameter
 from paramem.fingerprints import run_key
@@ -27,7 +28,7 @@ class Request:
     """What the user asked for.
 
     Attributes:
-        notebooks: names or paths; all notebooks when empty.
+        notebooks: names or paths; when empty, all notebooks that have the parameters the request sets.
         parameters: overrides, as given.
         seeds: one run for each; the notebook's own seed when empty.
         model: a bundled testbed, a folder or a hub id in place of each notebook's testbeds.
@@ -84,8 +85,25 @@ def plan(request: Request, project: Project) -> list[Run]:
     for name in _selected(request.notebooks, project):
         runs += _runs_of(name, request, model, overrides, project, taxonomy)
     if not runs:
-        raise BadParameter(f"no selected notebook has a 'model' parameter, so model={model} applies to nothing")
+        _refuse(_wanted(request, model, overrides), project)
     return runs
+
+
+def _wanted(request: Request, model: str | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Every parameter that the request sets, whichever option set it."""
+    wanted = dict(overrides)
+    wanted |= {} if model is None else {"model": model}
+    return wanted | ({"seed": request.seeds[0]} if request.seeds else {})
+
+
+def _refuse(wanted: Mapping[str, Any], project: Project) -> NoReturn:
+    """Say why no notebook takes the parameters: a name that none has, or names that no one notebook has together."""
+    names = project.notebook_names()
+    known = {name: read_parameters(read_cells(project.notebook_path(name)), name) for name in names}
+    check_parameters(
+        functools.reduce(operator.or_, known.values()), wanted, f"the set of notebooks ({', '.join(names)})"
+    )
+    raise BadParameter(f"no notebook has all of the parameters {', '.join(wanted)}; name the notebooks to run")
 
 
 def _selected(wanted: Sequence[str], project: Project) -> list[str]:
@@ -130,13 +148,11 @@ def _runs_of(
     path = project.notebook_path(name)
     cells = read_cells(path)
     known = read_parameters(cells, name)
-    values = check_parameters(known, overrides, name)
-    if request.seeds:
-        check_parameters(known, {"seed": request.seeds[0]}, name)
-    if model is not None and "model" not in known:
-        if request.notebooks:
-            check_parameters(known, {"model": model}, name)
-        return []
+    wanted = _wanted(request, model, overrides)
+    if not request.notebooks and not wanted.keys() <= known.keys():
+        return []  # a sweep over all notebooks goes over those that take its parameters
+    checked = check_parameters(known, wanted, name)
+    values = {key: checked[key] for key in overrides}
     if "profile" in known and request.profile != known["profile"].default:
         values["profile"] = request.profile
     entry = taxonomy.notebooks.get(name)

@@ -1,12 +1,14 @@
 """Run notebooks headless: one subprocess each, results kept by content, resumed, timed, interrupted without loss.
 
 A run is done when its folder holds a result file with its key and an output with the hash that the file names;
-everything else is run (again). Threads hand runs to subprocesses of their own session, so that one dead run harms no
+everything else is run (again). One process at a time works on a folder of results. Threads hand runs to subprocesses of their own session, so that one dead run harms no
 other, a timeout can take a whole process tree down, and Ctrl-C reaches this process alone.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -35,6 +37,8 @@ from paramem.worker import FAILED, LOG, OUTPUT, RESULT
 Status: TypeAlias = Literal["cached", "ok", "failed", "timeout", "killed", "interrupted"]
 DONE: frozenset[Status] = frozenset({"cached", "ok"})
 TIMEOUTS = {"default": 900.0, "full": 7200.0, "paper": 172_800.0}
+LOCK = ".lock"
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # file systems that know no locks: there, none is held
 _TRIES = 2
 _CELLS = re.compile(rb"(\d+)/(\d+) \[")
 
@@ -124,10 +128,46 @@ def execute(
         that were cut off or never started are marked so; what finished before stays on disk.
 
     Raises:
-        Unwritable: before any work.
+        Unwritable: before any work; also where another process is at work in ``out``.
     """
     check_writable(out)
-    out = out.resolve()
+    with _alone(out.resolve()):
+        return _execute(runs, project, out.resolve(), jobs, timeout, force, watch)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the folder's lock: two batches in one folder would clear each other's files away.
+
+    The lock goes with the process that holds it, however that ends; the file stays and says who holds it.
+    """
+    with (out / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Unwritable(
+                f"{out} is in use by another paramem run, process {file.read().strip() or 'unknown'}. "
+                "Wait for it, or choose another folder with --out."
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise Unwritable(f"cannot lock {out / LOCK}: {error.strerror}") from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _execute(
+    runs: Sequence[Run],
+    project: Project,
+    out: Path,
+    jobs: int,
+    timeout: float | None,
+    force: bool,
+    watch: Callable[[Batch], None],
+) -> Batch:
     batch = Batch(total=len(runs))
     waiting: list[Run] = []
     for run in runs:
@@ -184,16 +224,24 @@ def _interruptible(stop: threading.Event) -> Iterator[None]:
 def _run_one(
     run: Run, batch: Batch, project: Project, folder: Path, timeout: float | None, stop: threading.Event
 ) -> Finished:
-    """One run in its subprocess; a second try where the first was killed from outside."""
+    """One run in its subprocess; a second try where the first was killed from outside.
+
+    Whatever goes wrong on this side (a full disk, a result that cannot be read) fails this run and leaves the others be.
+    """
     finished = Finished(run=run, status="interrupted", problem="not started", folder=folder)
     batch.active[run] = (0, 0)
-    for _ in range(_TRIES):
-        if stop.is_set():
-            break
-        finished = _try(run, batch, project, folder, timeout, stop)
-        if finished.status != "killed":
-            break
-    del batch.active[run]
+    try:
+        for _ in range(_TRIES):
+            if stop.is_set():
+                break
+            finished = _try(run, batch, project, folder, timeout, stop)
+            if finished.status != "killed":
+                break
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        finished = Finished(run=run, status="failed", problem=problem, folder=folder)
+    finally:
+        batch.active.pop(run, None)
     return finished
 
 
@@ -214,17 +262,19 @@ def _try(
             env=_environment(project),
             start_new_session=True,
         )
-        while child.poll() is None and not stop.is_set():
-            seconds = time.monotonic() - started
-            if timeout is not None and seconds > timeout:
+        try:
+            while child.poll() is None and not stop.is_set():
+                seconds = time.monotonic() - started
+                if timeout is not None and seconds > timeout:
+                    problem = f"stopped after {timeout:g} s; allow more with --timeout"
+                    return Finished(run=run, status="timeout", seconds=seconds, problem=problem, folder=folder)
+                batch.active[run] = _cells_done(folder / LOG)
+                time.sleep(0.1)
+            if child.poll() is None:
+                return Finished(run=run, status="interrupted", problem="cut off", folder=folder)
+        finally:
+            if child.poll() is None:
                 _kill_tree(child)
-                problem = f"stopped after {timeout:g} s; allow more with --timeout"
-                return Finished(run=run, status="timeout", seconds=seconds, problem=problem, folder=folder)
-            batch.active[run] = _cells_done(folder / LOG)
-            time.sleep(0.1)
-        if child.poll() is None:
-            _kill_tree(child)
-            return Finished(run=run, status="interrupted", problem="cut off", folder=folder)
     return _judge(run, child.returncode, folder)
 
 
