@@ -5,18 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from parity import arrays, facts, tiny
 
 from paramem.detection.causal_tracing import (
     TraceSettings,
     average_indirect_effect,
     corrupt,
+    effects,
+    embedding_std,
     restore,
     token_roles,
     trace,
+    trace_facts,
     window_of,
 )
 from paramem.errors import BadParameter, SubjectNotInPrompt
+from parity import arrays, facts, tiny
 
 KINDS = {
     "state_w10": TraceSettings(site="resid_post"),
@@ -30,9 +33,7 @@ KINDS = {
 @pytest.mark.parametrize("fact", [0, 1, 2])
 def test_agrees_with_the_reference(kind: str, fact: int) -> None:
     golden, record = arrays("causal_trace.npz"), facts()[fact]
-    ours = trace(
-        tiny(), record["prompt"], record["subject"], KINDS[kind], noise_level=float(golden["noise_level"])
-    )
+    ours = trace(tiny(), record["prompt"], record["subject"], KINDS[kind], noise_level=float(golden["noise_level"]))
     key = f"{fact}__{kind}__"
     np.testing.assert_allclose(ours.restored, golden[key + "scores"], rtol=1e-6)
     np.testing.assert_allclose([ours.corrupted, ours.clean], [golden[key + "low"], golden[key + "high"]], rtol=1e-6)
@@ -41,7 +42,9 @@ def test_agrees_with_the_reference(kind: str, fact: int) -> None:
 
 def test_another_noise_seed_is_noticed_by_the_parity_test() -> None:
     golden, record = arrays("causal_trace.npz"), facts()[0]
-    other = trace(tiny(), record["prompt"], record["subject"], TraceSettings(seed=2), noise_level=float(golden["noise_level"]))
+    other = trace(
+        tiny(), record["prompt"], record["subject"], TraceSettings(seed=2), noise_level=float(golden["noise_level"])
+    )
     assert not np.allclose(other.restored, golden["0__state_w10__scores"], rtol=1e-3)
 
 
@@ -52,7 +55,9 @@ def one():
 
 def test_restoring_the_last_state_restores_the_answer(one) -> None:
     assert one.restored[-1, -1] == pytest.approx(one.clean, rel=1e-9)
-    assert one.restored[one.subject.start, -1] == pytest.approx(one.corrupted, rel=1e-9)  # control: a state nobody reads
+    assert one.restored[one.subject.start, -1] == pytest.approx(
+        one.corrupted, rel=1e-9
+    )  # control: a state nobody reads
 
 
 def test_restoring_before_the_subject_does_nothing_and_inside_it_does(one) -> None:
@@ -144,3 +149,31 @@ def test_bad_input() -> None:
         trace(tiny(), facts()[0]["prompt"], "Nobody")
     with pytest.raises(BadParameter, match="window"):
         TraceSettings(site="resid_post", window=3)
+
+
+def test_the_noise_unit_is_the_spread_of_the_subjects_embeddings() -> None:
+    lm, subjects = tiny(), [fact["subject"] for fact in facts()]
+    table = lm.model.transformer.wte.weight
+    rows = [table[lm.tokenizer(f" {name}", add_special_tokens=False)["input_ids"]] for name in subjects]
+    values = torch.cat(rows).flatten()
+    assert embedding_std(lm, subjects) == pytest.approx(float(((values - values.mean()) ** 2).mean().sqrt()), rel=1e-9)
+    assert embedding_std(lm, subjects[:1]) != pytest.approx(embedding_std(lm, subjects), rel=1e-3)
+
+
+def test_many_facts_share_one_noise_level_and_average_with_the_right_interval() -> None:
+    from paramem.facts import Fact
+
+    records = [
+        Fact(id=str(i), subject=f["subject"], relation="r", object=f["attribute"], template=f["template"])
+        for i, f in enumerate(facts()[:3])
+    ]
+    traces = trace_facts(tiny(), records, TraceSettings(samples=2))
+    level = 3.0 * embedding_std(tiny(), [fact.subject for fact in records])
+    alone = trace(tiny(), records[1].prompt, records[1].subject, TraceSettings(samples=2), noise_level=level)
+    np.testing.assert_allclose(traces[1].restored, alone.restored, rtol=1e-9)
+    table = average_indirect_effect(traces).set_index(["role", "layer"])
+    values = effects(traces).set_index(["role", "layer"]).loc[("subject last", 2), "indirect_effect"].to_numpy()
+    cell = table.loc[("subject last", 2)]
+    assert len(values) == cell["n"] == 3
+    assert cell["mean"] == pytest.approx(values.mean())
+    assert cell["high"] - cell["mean"] == pytest.approx(1.96 * values.std(ddof=1) / 3**0.5)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from parity import facts, tiny
 
 from paramem.editing.fine_tuning import FineTuneSettings, fine_tune
 from paramem.errors import BadParameter
 from paramem.facts import EditRequest
+from parity import facts, tiny
 
 
 def request(i: int, target: str | None = None) -> EditRequest:

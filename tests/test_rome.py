@@ -237,3 +237,12 @@ def test_bad_input(C: torch.Tensor) -> None:
         rome(lm, request(0), RomeSettings(layer=2), torch.zeros_like(C))
     with pytest.raises(BadInput, match="no texts"):
         second_moment(lm, 2, [])
+
+
+def test_a_damaged_cache_file_is_computed_again(tmp_path) -> None:
+    lm, texts = tiny(), ["Marlo Castell plays the drums."]
+    first = cached_second_moment(lm, 1, texts, folder=tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(b"no safetensors")
+    torch.testing.assert_close(cached_second_moment(lm, 1, texts, folder=tmp_path), first)
+    assert path.read_bytes() != b"no safetensors"

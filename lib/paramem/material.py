@@ -95,7 +95,7 @@ def world_behind(lm: LM) -> World:
 
     if lm.name.split("@")[0] not in {card.name for card in testbeds()}:
         raise BadInput(
-            f"{lm.name!r} is not a bundled testbed, so there is no world behind it. Name its data: -p dataset PATH "
-            "(CounterFact, known_1000, ...) and, for second moments, -p text FILE."
+            f"{lm.name!r} is not a bundled testbed, so there is no world behind it. Name its data: -p dataset=PATH "
+            "(CounterFact, known_1000, ...) and, for second moments, -p text=FILE."
         )
     return world_of(lm.name)

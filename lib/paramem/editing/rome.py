@@ -48,6 +48,21 @@ DEPARTURES = {
         "0.5 (on |delta| / |v0|^2) and 0.0625",
         "these are the values of the authors' released configurations, which produced the published models",
     ),
+    "essence": (
+        "the divergence of Eq. (4b) is of predictions for the prompt '{subject} is a'",
+        "it is taken at the subject's last token of that prompt, as in the released code",
+        "this is where v* enters, and the parity test compares with that code",
+    ),
+    "bounds": (
+        "appendix E.5 names 20 steps and a loss of 0.05 at which they end, and no bound on |v* - v0|",
+        "the same, and |v* - v0| is held within `clamp` x |v0|, as in the released code",
+        "without it a hard edit can leave the range of values that the layers above know",
+    ),
+    "text": (
+        "C is estimated from 100,000 tokens of Wikipedia (appendix E.5)",
+        "from any text: for a bundled testbed, documents of its own world",
+        "the keys that matter are those of text that the model was trained on",
+    ),
     "keys": (
         "one k* (Eq. 2 and 3)",
         "`keys='original'` divides by the key of the bare prompt instead, as the released code does",
@@ -63,8 +78,8 @@ DEPARTURES = {
 
 @dataclass(frozen=True, kw_only=True)
 class RomeSettings:
-    """layer: the edited one. contexts: templates around the prompt, the bare one first. essence: prompt whose
-    next-token distribution is held. clamp: largest |delta| in units of |v0|. stop_below: loss at which the
+    """layer: the edited one. contexts: templates around the prompt, the bare one first. essence: prompt in which
+    what follows the subject is held. clamp: largest |delta| in units of |v0|. stop_below: loss at which the
     optimisation ends."""
 
     layer: int
@@ -115,7 +130,7 @@ def subject_keys(lm: LM, requests: Sequence[EditRequest], settings: RomeSettings
 
 def optimise_values(lm: LM, requests: Sequence[EditRequest], settings: RomeSettings) -> Values:
     """v* = argmin_z of Eq. (4), meng2022rome: the new object's negative log-likelihood in every context (4a), the
-    divergence of the essence prompt's next token from the unedited model (4b), and a decay on the change.
+    divergence, after the subject in the essence prompt, from the unedited model (4b), and a decay on the change.
 
     The edits are optimised side by side and know nothing of each other: their losses are summed, Adam works on each
     component by itself, and an edit that has reached ``stop_below`` stands still. Raises SubjectNotInPrompt,

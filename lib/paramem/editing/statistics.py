@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -55,13 +56,16 @@ def cached_second_moment(lm: LM, layer: int, texts: Sequence[str], *, folder: Pa
     name = hashlib.sha256(f"{lm.fingerprint()} {lm.dtype} {layer} {digest}".encode()).hexdigest()[:24]
     path = (folder or cache_folder() / "second-moments") / f"{name}.safetensors"
     if path.exists():
-        return load_file(path, device=str(lm.device))["C"]
+        try:
+            return load_file(path, device=str(lm.device))["C"]
+        except (SafetensorError, KeyError, OSError):
+            pass  # a damaged file is computed again and replaced
     C = second_moment(lm, layer, texts)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         save_file({"C": C.contiguous()}, partial, metadata={"model": lm.name, "layer": str(layer)})
         partial.replace(path)
-    except OSError:
+    except (OSError, SafetensorError):
         pass  # read-only cache: the caller has C all the same
     return C

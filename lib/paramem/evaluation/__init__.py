@@ -7,7 +7,7 @@
     compare({"ROME": summary, "FT-M": other})                        # refuses to mix protocols, models or data
     moved = ripple(lm, world.facts, edit)                            # every fact of a world, asked again
 
-`DEPARTURES` of the modules say where a metric is not what its source measured.
+`DEPARTURES` of `fluency` and `scorecard` say where a metric is not what its source measured.
 """
 
 from __future__ import annotations

@@ -7,9 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from paramem.evaluation.summary import summarise
+
+DEPARTURES = {
+    "neighbours": (
+        "NS is over nearby subjects that have the edit's old object (meng2022rome, section 3.3)",
+        "over the data set's neighbourhood probes; in the bundled world those with the old object come first and other "
+        "subjects of the relation fill up to eight",
+        "five people share an object there, on average",
+    ),
+}
 
 # name on the table: (group, subgroup, column)
 LINES: Mapping[str, tuple[str, str, str]] = {
@@ -32,7 +42,7 @@ def scorecard(frames: Mapping[str, pd.DataFrame], *, state: str = "after") -> pd
     """
     rows = []
     for edit, frame in frames.items():
-        numbers = {m.passport.key: m for m in summarise(frame).metrics}
+        numbers = {m.passport.key: m for m in summarise(_comparable(frame)).metrics}
         by_place = {(k[0], k[1], k[2]): m for k, m in numbers.items() if k[3] == "teacher_forced" and k[-1] == state}
         for name, place in LINES.items():
             if place in by_place:
@@ -40,6 +50,28 @@ def scorecard(frames: Mapping[str, pd.DataFrame], *, state: str = "after") -> pd
                 span = {"mean": found.value, "low": found.low, "high": found.high, "n": found.passport.n_requests}
                 rows.append({"edit": edit, "metric": name} | span)
     return pd.DataFrame(rows)
+
+
+def difference(
+    frames: Mapping[str, pd.DataFrame], metric: str, one: str, other: str, *, seed: int = 0, resamples: int = 2000
+) -> tuple[float, float, float]:
+    """Mean of ``one`` minus ``other`` on a line, paired by request, and its 95 % bootstrap interval over requests."""
+    group, subgroup, column = LINES[metric]
+    sides = []
+    for name in (one, other):
+        frame = _comparable(frames[name])
+        rows = frame[(frame["state"] == "after") & (frame["protocol"] == "teacher_forced")]
+        rows = rows[(rows["group"] == group) & (rows["subgroup"] == subgroup)]
+        sides.append(rows.groupby("request", sort=True)[column].mean())
+    paired = (sides[0] - sides[1]).dropna().to_numpy()
+    draws = np.random.default_rng(seed).choice(paired, (resamples, len(paired))).mean(1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(paired.mean()), float(low), float(high)
+
+
+def _comparable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without CounterFact's attribute prompts: right on them is the new object, so they are no neighbours."""
+    return frame[frame["kind"] != "attribute_prompts"]
 
 
 def wide(card: pd.DataFrame) -> pd.DataFrame:

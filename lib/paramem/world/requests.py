@@ -135,7 +135,8 @@ def _portability(world: World, fact: Fact, new: str) -> dict[str, tuple[Probe, .
 def _locality(world: World, fact: Fact, new: str, rng: random.Random) -> dict[str, tuple[Probe, ...]]:
     """What must stay: other subjects, other relations of this subject, both also after the edited statement."""
     others = [f for f in world.facts if f.relation == fact.relation and f.subject != fact.subject]
-    near = rng.sample(others, min(NEIGHBOURS, len(others)))
+    # Neighbours in CounterFact's sense have the edit's old object; where there are too few, others fill the places.
+    near = sorted(rng.sample(others, len(others)), key=lambda f: f.object != fact.object)[:NEIGHBOURS]
     same = [f for f in world.facts if f.subject == fact.subject and f.relation != fact.relation]
     far = [f for f in world.facts if f.relation != fact.relation and f.subject != fact.subject]
     distant = rng.sample(far, min(NEIGHBOURS, len(far)))

@@ -1,0 +1,59 @@
+"""What notebooks work on: known facts are known, edits are of the relations asked for, errors say what to give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from families import make_lm
+from paramem.errors import BadInput
+from paramem.facts import Fact
+from paramem.material import edits_for, facts_for, known_facts, text_for, world_behind
+from paramem.models import load
+
+
+@pytest.fixture(scope="module")
+def testbed():
+    return load("gpt2-small-s0", device="cpu")
+
+
+def test_known_facts_are_completed_by_the_model_and_the_others_are_not_among_them(testbed) -> None:
+    wrong = [fact.model_copy(update={"id": f"x{fact.id}", "object": "Nowhere"}) for fact in facts_for(testbed)[:40]]
+    chosen = known_facts(testbed, [*wrong, *facts_for(testbed)[:200]], 60)
+    assert len(chosen) == 60
+    assert not {fact.id for fact in wrong} & {fact.id for fact in chosen}
+    assert bool(testbed.score([f.prompt for f in chosen], [f.object for f in chosen]).exact.all())
+
+
+def test_the_seed_chooses(testbed) -> None:
+    one, again, other = (known_facts(testbed, facts_for(testbed), 10, seed) for seed in (0, 0, 1))
+    assert one == again != other
+
+
+def test_too_few_known_facts_are_an_error(testbed) -> None:
+    with pytest.raises(BadInput, match="0 of 1 facts"):
+        known_facts(testbed, [Fact(id="1", subject="Ann", relation="r", object="Nowhere", template="{} is in")], 1)
+
+
+def test_edits_are_of_the_relations_asked_for(testbed) -> None:
+    people = edits_for(testbed, n=50, relations="people")
+    assert {edit.relation for edit in people} <= set(world_behind(testbed).size.personal)
+    named = edits_for(testbed, relations="capital, currency")
+    assert {edit.relation for edit in named} == {"capital", "currency"}
+    assert len(edits_for(testbed)) > len(named)
+    with pytest.raises(BadInput, match="ask for fewer"):
+        edits_for(testbed, n=10_000)
+
+
+def test_text_comes_from_the_world_or_a_file(testbed, tmp_path: Path) -> None:
+    assert len(text_for(testbed, n=7)) == 7
+    (tmp_path / "text.txt").write_text("one\n\n two \nthree\n", encoding="utf-8")
+    assert text_for(testbed, str(tmp_path / "text.txt"), n=2) == ["one", "two"]
+    with pytest.raises(BadInput, match="no text file"):
+        text_for(testbed, str(tmp_path / "missing.txt"))
+
+
+def test_another_model_has_no_world() -> None:
+    with pytest.raises(BadInput, match="not a bundled testbed"):
+        facts_for(make_lm("gpt2"))

@@ -1,0 +1,52 @@
+"""Figures: one per call, closed for pyplot, with axes, units and legends that the data asks for."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from paramem import plots
+from paramem.detection.causal_tracing import TraceSettings, average_indirect_effect, trace
+from parity import facts, tiny
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_open():
+    yield
+    assert not plt.get_fignums()
+
+
+def test_trace_maps_have_a_row_per_token_and_mark_the_subject() -> None:
+    found = trace(tiny(), facts()[0]["prompt"], facts()[0]["subject"], TraceSettings(samples=2))
+    figure = plots.trace_maps([found, found], "title")
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(labels) == len(found.tokens)
+    assert [i for i, label in enumerate(labels) if label.endswith("*")] == list(found.subject)
+    assert figure.axes[0].get_xlabel() == "restored layer"
+    curves = plots.effect_curves(
+        {"state": average_indirect_effect([found, found])}, "t", roles=["subject last", "last"]
+    )
+    assert len(curves.axes[0].lines) == 3  # two roles and the zero line
+
+
+def test_rates_draw_every_interval_inside_the_axis() -> None:
+    table = pd.DataFrame({"edit": ["a", "b"] * 2, "metric": ["x"] * 2 + ["y"] * 2, "mean": [0.0, 1.0, 0.5, 0.7]})
+    table = table.assign(low=table["mean"].clip(lower=0.1) - 0.1, high=(table["mean"] + 0.1).clip(upper=1))
+    (axis,) = plots.rates(table, "title", rows="metric", columns="edit").axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["x", "y"]
+    assert axis.get_xlim() == (-0.03, 1.03)
+    assert len(axis.containers) == 2
+
+
+def test_losses_of_zero_leave_a_gap_and_not_a_plunge() -> None:
+    (axis,) = plots.loss_curves({"kl": [0.0, 0.1, 0.2]}, "title").axes
+    assert np.isnan(axis.lines[0].get_ydata()[0])
+    assert axis.get_yscale() == "log"
+
+
+def test_grids_and_growth() -> None:
+    table = pd.DataFrame({"seen": [1.0, 0.5], "withheld": [0.9, 0.0]}, index=["born_in", "plays"])
+    assert len(plots.grid(table, "title", label="share").axes[0].texts) == 4
+    assert len(plots.growth(table, "title", ylabel="share").axes[0].lines) == 2
