@@ -137,6 +137,78 @@ def test_show_papers_and_check(executed: Project, paramem: Callable[..., Result]
     assert "README.md" not in paramem("check").stderr
 
 
+FOREIGN = "Facts [/] in [red]a[/red] :key: [bold"
+
+
+def test_foreign_text_is_printed_as_it_stands(demo: Project, paramem: Callable[..., Result]) -> None:
+    """Markup in a title, a summary, a search or a folder's name is text; unescaped, '[/]' raises and [red] is gone."""
+    from rich.console import Console
+    from rich.errors import MarkupError
+
+    with pytest.raises(MarkupError):
+        Console().print(FOREIGN)  # the control
+    demo.bib.write_text(demo.bib.read_text().replace("Facts in a {Box}", FOREIGN))
+    entries = demo.taxonomy / "editing.yaml"
+    entries.write_text(entries.read_text().replace("The box keeps a fact.", f"'{FOREIGN}'"))
+    tree = demo.taxonomy / "taxonomy.yaml"
+    tree.write_text(tree.read_text().replace("title: Locate, then edit", f"title: '{FOREIGN}'"))
+    put_notebook(demo)
+    listed = paramem("papers")
+    assert listed.returncode == 0, listed.stderr
+    assert listed.stdout.count(FOREIGN) == 3, listed.stdout
+    assert "no paper matches '[/]x'" in paramem("papers", "[/]x").stdout
+    assert FOREIGN in paramem("show", "doe2022facts").stdout
+    run = paramem("run", "--out", "[red]runs[", "-p", "success=0.9")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "Executed notebooks: [red]runs[" in run.stdout
+    failed = put_notebook(demo, "# %%\nraise ValueError('[/] no')\n")
+    assert failed.is_file()
+    assert "ValueError: [/] no" in paramem("run").stdout
+
+
+def test_papers_are_listed_in_every_category_with_claims_and_notebooks(
+    demo: Project, paramem: Callable[..., Result]
+) -> None:
+    entries = demo.taxonomy / "editing.yaml"
+    assert paramem("papers").stdout.count("[doe2022facts") + paramem("papers").stdout.count("Doe and Roe 2022") == 1
+    entries.write_text(entries.read_text().replace("  summary:", "  also: [editing]\n  summary:"))
+    text = paramem("papers").stdout
+    assert text.count("Doe and Roe 2022") == 2
+    assert "notebooks/editing/demo.ipynb" in text
+    assert "works (editing/demo): The box keeps a fact." in text
+
+
+def test_show_one_paper_says_who_contradicts_it(executed: Project, paramem: Callable[..., Result]) -> None:
+    assert "contradict" not in paramem("show", "doe2022facts").stdout
+    entries = executed.taxonomy / "editing.yaml"
+    text = entries.read_text().replace("      measured:", "      contradicted_by: [roe2023no]\n      measured:")
+    text += "roe2023no:\n  category: editing\n  summary: Against it.\n  contradicts: [doe2022facts]\n"
+    entries.write_text(text)
+    shown = paramem("show", "doe2022facts").stdout
+    assert "reproduced" in shown
+    assert "doe2022facts is contradicted by roe2023no" in shown
+    assert "doe2022facts.works is contradicted by roe2023no" in shown
+    other = paramem("show", "roe2023no").stdout
+    assert "roe2023no contradicts doe2022facts" in other
+    assert "reproduced" not in other, "only the paper's own claims"
+    assert "*Contradicted by `roe2023no`.*" in paramem("show", "doe2022facts.works", "--format", "markdown").stdout
+    wrong = paramem("show", "doe2022fact")
+    assert (wrong.returncode, "Did you mean doe2022facts" in wrong.stderr) == (2, True)
+    assert paramem("show", "doe2022facts", "--write").returncode == 2
+
+
+def test_one_testbed_is_no_verdict(demo: Project, paramem: Callable[..., Result]) -> None:
+    put_notebook(demo)
+    result = paramem("run")
+    assert result.returncode == 0
+    [line] = json.loads((demo.root / "runs/scoreboard.json").read_text())["claims"]
+    assert (line["holds"], line["verdict"]) == ("", "")
+    assert "not measured on all testbeds" in (demo.root / "runs/scoreboard.md").read_text()
+    assert "reproduced" not in (demo.root / "runs/scoreboard.md").read_text() + result.stdout
+    paramem("run", "--profile", "full")
+    assert "**reproduced**" in (demo.root / "runs/scoreboard.md").read_text(), "the control"
+
+
 def test_outside_a_checkout_the_message_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paramem: Callable[..., Result]
 ) -> None:

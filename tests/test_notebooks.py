@@ -65,6 +65,27 @@ def test_an_executed_checkout_has_no_findings(executed: Project) -> None:
     assert [each for each in map(str, check_project(executed)) if "method" not in each] == []
 
 
+def test_changed_inputs_and_claims_are_found(executed: Project) -> None:
+    listed, entries = executed.taxonomy / "notebooks.yaml", executed.taxonomy / "editing.yaml"
+    (executed.root / "data.json").write_text("[]")
+    (executed.root / "other.json").write_text("[]")
+    assert found(executed) == [], "the control: files that are not declared do not matter"
+    before = listed.read_text()
+    listed.write_text(before + "    inputs: [data*.json]\n")
+    assert any("inputs" in text and "make notebooks ARGS=editing/demo" in text for text in found(executed))
+    assert [seconds is None for _, seconds in refresh(executed, [], stale_only=True)] == [False]
+    assert found(executed) == []
+    assert [seconds is None for _, seconds in refresh(executed, [], stale_only=True)] == [True]
+    (executed.root / "other.json").write_text("[1]")
+    assert found(executed) == []
+    (executed.root / "data.json").write_text("[1]")
+    assert any("its inputs" in text for text in found(executed))
+    (executed.root / "data.json").write_text("[]")
+    assert found(executed) == []
+    entries.write_text(entries.read_text().replace("The box keeps a fact.", "The box loses a fact."))
+    assert any("its claims in taxonomy/" in text for text in found(executed))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -83,6 +104,7 @@ def test_an_executed_checkout_has_no_findings(executed: Project) -> None:
         ),
         (lambda data: code(data)[2]["outputs"][0].update(text=["/home/me/x.txt\n"]), "a path of one machine: /home/me"),
         (lambda data: code(data)[2]["outputs"][0].update(text=["hf_" + "a" * 30]), "access token: hf_aaa..."),
+        (lambda data: data["metadata"]["paramem"].pop("inputs"), "make notebooks ARGS=editing/demo"),
         (lambda data: data["metadata"]["kernelspec"].update(display_name="conda"), "kernelspec is not"),
         (lambda data: code(data)[2].pop("outputs"), "not a valid notebook"),
         (lambda data: data["cells"][1].update(id=data["cells"][0]["id"]), "not a valid notebook"),

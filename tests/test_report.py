@@ -24,6 +24,7 @@ from paramem.report import (
     scores,
     with_scoreboard,
 )
+from paramem.results import aggregate
 from paramem.runner import Batch, Finished
 from paramem.taxonomy import load_taxonomy
 
@@ -79,6 +80,30 @@ def test_ours_is_told_in_the_papers_unit_and_as_the_taxonomy_names_it(executed: 
     assert any(
         "measured: 'nothing' does not exist" in str(each) for each in check_files(executed, load_taxonomy(executed))
     )
+
+
+def test_the_interval_of_a_share_stays_among_shares(executed: Project) -> None:
+    file = executed.taxonomy / "editing.yaml"
+    file.write_text(file.read_text().replace("value: 0.9,", "value: 90, unit: ' %',"))
+
+    def ours(*values: float) -> str:
+        found = {bed: {CLAIM: outcome(CLAIM, True, {"success": v})} for bed, v in zip(BEDS, values, strict=True)}
+        results = aggregate("editing/demo", "full", found, versions={}, seconds={})
+        [line] = scores(load_taxonomy(executed), {"editing/demo": results})
+        return line.ours
+
+    assert ours(0.9, 1.0) == "success 95.0 % [31.5, 100.0]"
+    assert ours(0.0, 0.1) == "success 5.0 % [0.0, 68.5]"
+    assert ours(1.9, 2.0) == "success 1.95 [1.31, 2.59]", "the control: what is no share is not cut"
+
+
+def test_some_testbeds_give_no_verdict(executed: Project) -> None:
+    for beds, verdict in {BEDS: "reproduced", BEDS[:1]: "", (*BEDS, "bed-c"): "", ("bed-a", "bed-c"): ""}.items():
+        found = {bed: {CLAIM: outcome(CLAIM, True, {"success": 0.9})} for bed in beds}
+        results = aggregate("editing/demo", "full", found, versions={}, seconds={})
+        [line] = scores(load_taxonomy(executed), {"editing/demo": results})
+        assert (line.verdict, bool(line.holds)) == (verdict, bool(verdict)), beds
+        assert line.ours
 
 
 def test_an_unmeasured_claim_has_no_verdict(demo: Project) -> None:

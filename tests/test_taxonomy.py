@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import BIB, ENTRIES, put_notebook
+from conftest import BIB, ENTRIES, edit_json, put_notebook
 from paramem.bibliography import load_papers
 from paramem.checks import check_files, check_links, check_papers, check_project
 from paramem.errors import BadInput
@@ -181,6 +181,29 @@ def test_files_are_checked_against_the_lists(demo: Project) -> None:
     assert "there is no bundled testbed 'bed-b'" in text
     demo.notebook_path("editing/demo").unlink()
     assert "there is no notebooks/editing/demo.ipynb" in findings(demo)
+
+
+def test_results_that_do_not_belong_are_findings(executed: Project) -> None:
+    path = executed.results_path("editing/demo")
+    assert [str(each) for each in check_files(executed, load_taxonomy(executed))] == []
+    entries = executed.taxonomy / "editing.yaml"
+    entries.write_text(entries.read_text().replace("    works:", "    works-well:"))
+    said = [str(each) for each in check_files(executed, load_taxonomy(executed))]
+    assert any("doe2022facts.works-well is missing" in each for each in said)
+    assert any("doe2022facts.works is no claim that the taxonomy gives this notebook" in each for each in said)
+    edit_json(path, lambda data: data["claims"]["doe2022facts.works"].update(k=1))
+    said = [str(each) for each in check_project(executed)]
+    assert any(each.startswith("results/editing/demo.json: ") and "do not follow" in each for each in said)
+
+
+def test_a_method_stands_under_the_paper_that_the_registry_names(demo: Project) -> None:
+    entries = demo.taxonomy / "editing.yaml"
+    entries.write_text(entries.read_text().replace("  claims:", "  methods: [ft-l]\n  claims:"))
+    said = [str(each) for each in check_links(load_taxonomy(demo))]
+    assert any("doe2022facts: methods: ft-l is by zhang2024knowedit" in each for each in said)
+    entries.write_text(entries.read_text().replace("doe2022facts:", "zhang2024knowedit:"))
+    said = [str(each) for each in check_links(load_taxonomy(demo))]
+    assert not any("ft-l is by" in each for each in said), "the control"
 
 
 def test_this_repository_agrees_with_itself(repository: Project) -> None:

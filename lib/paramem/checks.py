@@ -65,6 +65,9 @@ def check_links(taxonomy: Taxonomy) -> Iterator[Finding]:
         yield from _unknown(where, "methods", entry.methods, methods)
         yield from _unknown(where, "notebooks", entry.notebooks, taxonomy.notebooks)
         named |= set(entry.methods)
+        for name in entry.methods:
+            if name in methods and methods[name].paper != key:
+                yield Finding(where=where, what=f"methods: {name} is by {methods[name].paper} in the registry")
         for name, claim in entry.claims.items():
             if claim.notebook is not None and claim.notebook not in entry.notebooks:
                 yield Finding(where=where, what=f"claim {name} is measured in {claim.notebook}; list it in 'notebooks'")
@@ -108,21 +111,25 @@ def check_files(project: Project, taxonomy: Taxonomy) -> Iterator[Finding]:
 
 
 def _testbed_rows(project: Project, name: str, taxonomy: Taxonomy) -> Iterator[Finding]:
-    results = read_results(project.results_path(name))
+    where = f"results/{name}.json"
+    try:
+        results = read_results(project.results_path(name))
+    except ParamemError as error:
+        yield Finding(where=where, what=str(error))
+        return
     if results is None:
         return
     expected = set(taxonomy.testbeds_of(name))
     for claim_id in set(taxonomy.claims_of(name)) - results.claims.keys():
-        yield Finding(
-            where=f"results/{name}.json", what=f"{claim_id} is missing; run: paramem run {name} --profile full"
-        )
+        yield Finding(where=where, what=f"{claim_id} is missing; run: paramem run {name} --profile full")
+    for claim_id in results.claims.keys() - set(taxonomy.claims_of(name)):
+        remedy = f"run again: paramem run {name} --profile full"
+        yield Finding(where=where, what=f"{claim_id} is no claim that the taxonomy gives this notebook; {remedy}")
     for claim_id, result in results.claims.items():
         claim = taxonomy.claims.get(claim_id)
         yield from _unknown(f"claim {claim_id}", "measured", claim.quantities if claim else (), result.quantities)
         if expected and set(result.rows) != expected:
-            yield Finding(
-                where=f"results/{name}.json", what=f"{claim_id} was not measured on exactly {sorted(expected)}"
-            )
+            yield Finding(where=where, what=f"{claim_id} was not measured on exactly {sorted(expected)}")
 
 
 def check_readme(project: Project, taxonomy: Taxonomy) -> list[Finding]:

@@ -74,8 +74,8 @@ def _console() -> Console:
     """The terminal, or lines of a fixed width where output goes into a file."""
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, 160))
+    console = Console(emoji=False)
+    return console if console.is_terminal else Console(width=max(console.width, 160), emoji=False)
 
 
 def _pairs(given: list[str]) -> dict[str, str]:
@@ -109,7 +109,7 @@ class _Progress:
 
         self.console = console
         self.bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -147,7 +147,6 @@ class _Progress:
 def _conclude(batch: Batch, profile: str, runs: list[Run], root: Path, out: Path, console: Console) -> int:
     """Print and write what a batch found; the exit code."""
     import json
-    from dataclasses import replace
 
     from paramem import report
     from paramem.fingerprints import versions
@@ -166,19 +165,17 @@ def _conclude(batch: Batch, profile: str, runs: list[Run], root: Path, out: Path
         return 130
     review = report.review(batch, profile, taxonomy, project, versions())
     committed = report.committed_results(project)
-    counted = {**review.results, **({} if review.writable else committed)}
+    # a run that is not written down only says what it found, beside the committed verdict
+    counted = {**review.results, **committed, **review.writable}
     now = report.found_now(batch)
     lines = [line for line in report.scores(taxonomy, counted) if line.claim in now]
-    # one run is no verdict: a run that is not written down only says what it found, beside the committed verdict
-    known = set(review.writable) | set(committed)
-    lines = [line if line.notebook in known else replace(line, holds="", verdict="") for line in lines]
     if lines:
         console.print(report.scoreboard_table(lines, now, statements=console.width >= 130))
         write_atomically(out / "scoreboard.json", json.dumps(report.scoreboard_json(lines, review), indent=1) + "\n")
         write_atomically(out / "scoreboard.md", report.scoreboard_markdown(lines) + "\n")
     for name, results in review.writable.items():
         write_results(results, project.results_path(name))
-        console.print(f"wrote results/{name}.json")
+        console.print(f"wrote results/{name}.json", markup=False)
     return _verdict(review, batch, out, console)
 
 
@@ -191,7 +188,8 @@ def _verdict(review: Review, batch: Batch, out: Path, console: Console) -> int:
         console.print(f"[red]changed[/] {escape(str(change))}", highlight=False)
     if not review.problems and not review.changes:
         same = f"{review.compared} claims, all as committed" if review.compared else "nothing committed to compare with"
-        console.print(f"{len(batch.finished)} runs, {same}. Executed notebooks: {out}", highlight=False)
+        text = f"{len(batch.finished)} runs, {same}. Executed notebooks: {out}"
+        console.print(text, markup=False, highlight=False)
         return 0
     return 1
 
@@ -201,6 +199,7 @@ def papers(
     search: Annotated[str, typer.Argument(help="Only papers whose entry or title contains this.")] = "",
 ) -> None:
     """List the papers by category, with their claims and notebooks."""
+    from rich.markup import escape
     from rich.tree import Tree
 
     from paramem.bibliography import load_papers
@@ -215,24 +214,30 @@ def papers(
         for key, entry in taxonomy.entries.items():
             paper = bibliography.get(key)
             text = " ".join([key, entry.summary, *entry.tags, paper.title if paper else ""]).lower()
-            if entry.category != name or search.lower() not in text:
+            if name not in (entry.category, *entry.also) or search.lower() not in text:
                 continue
-            branch = branch or tree.add(f"[bold]{name}[/]  {category.title}")
-            cite = paper.cite() if paper else key
-            leaf = branch.add(f"[cyan]{key}[/]  {cite}. {paper.title if paper else ''}")
+            branch = branch or tree.add(f"[bold]{escape(name)}[/]  {escape(category.title)}")
+            cite = f"{paper.cite()}. {paper.title}" if paper else "not in papers.bib"
+            leaf = branch.add(f"[cyan]{escape(key)}[/]  {escape(cite)}")
             for notebook in entry.notebooks:
-                leaf.add(f"notebooks/{notebook}.ipynb")
+                leaf.add(escape(f"notebooks/{notebook}.ipynb"))
+            for claim_id, claim in entry.claims.items():
+                place = claim.notebook if claim.notebook and claim.status is None else claim.status
+                leaf.add(escape(f"{claim_id} ({place}): {claim.says}"))
             shown += 1
-    _console().print(tree if shown else f"no paper matches {search!r}")
+    _console().print(tree if shown else escape(f"no paper matches {search!r}"))
 
 
 @app.command()
 def show(
+    key: Annotated[str, typer.Argument(help="Only this paper (meng2022rome) or this claim of it.")] = "",
     style: Annotated[str, typer.Option("--format", help="table, json or markdown.")] = "table",
     write: Annotated[bool, typer.Option("--write", help="Write it into the README.")] = False,
 ) -> None:
-    """Show the scoreboard from the committed results."""
+    """Show the scoreboard from the committed results; with a paper's key, also which papers it stands against."""
     import json
+
+    from rich.markup import escape
 
     from paramem import report
     from paramem.project import Project
@@ -240,7 +245,12 @@ def show(
     from paramem.taxonomy import load_taxonomy
 
     project = Project.find()
-    lines = report.scores(load_taxonomy(project), report.committed_results(project))
+    taxonomy = load_taxonomy(project)
+    lines = report.scores(taxonomy, report.committed_results(project))
+    if key and write:
+        raise BadParameter(f"show {key} --write: the README holds the whole scoreboard; leave the key out")
+    if key:
+        lines = report.of_paper(lines, key, taxonomy)
     if write:
         write_atomically(project.readme, report.with_scoreboard(project.readme.read_text(encoding="utf-8"), lines))
     elif style == "json":
@@ -249,7 +259,10 @@ def show(
         typer.echo(report.scoreboard_markdown(lines))
     elif style == "table":
         console = _console()
-        console.print(report.scoreboard_table(lines, statements=console.width >= 130))
+        if lines:
+            console.print(report.scoreboard_table(lines, statements=bool(key) or console.width >= 130))
+        for sentence in report.contradictions(key.partition(".")[0], taxonomy) if key else ():
+            console.print(escape(sentence), highlight=False)
     else:
         raise BadParameter(f"--format {style!r}: table, json or markdown")
 

@@ -74,7 +74,7 @@ def versions() -> dict[str, str]:
 
 
 def device_kind() -> str:
-    """``cuda`` or ``cpu``: what torch would choose, judged by the device files, because importing torch takes seconds."""
+    """``cuda`` or ``cpu``: what torch would choose, judged by device files: importing torch takes seconds."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
     return "cuda" if not hidden and any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
 

@@ -19,12 +19,13 @@ from typing import Any
 
 from paramem.claims import claims_in
 from paramem.errors import BadInput, ParamemError
+from paramem.fingerprints import file_hash
 from paramem.kernels import kernel_config
 from paramem.parameters import read_parameters
 from paramem.plan import read_cells
 from paramem.project import Project
 from paramem.results import changed_rows, read_results
-from paramem.taxonomy import Taxonomy
+from paramem.taxonomy import Taxonomy, load_taxonomy
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 MAX_BYTES = 1_000_000
@@ -50,6 +51,19 @@ def source_hash(cells: Iterable[Mapping[str, Any]]) -> str:
     """Hash of the code that outputs depend on; prose may be polished without running again."""
     code = [(cell["source"].rstrip(), sorted(_tags(cell))) for cell in cells if cell["cell_type"] == "code"]
     return hashlib.sha256(json.dumps(code).encode()).hexdigest()[:20]
+
+
+def inputs_hash(project: Project, name: str, taxonomy: Taxonomy) -> str:
+    """Hash of what outputs depend on beyond the code: the declared input files, and the claims that cards show."""
+    entry = taxonomy.notebooks.get(name)
+    files = {
+        path.relative_to(project.root).as_posix(): file_hash(path)
+        for pattern in (entry.inputs if entry else ())
+        for path in project.root.glob(pattern)
+        if path.is_file()
+    }
+    claims = {claim_id: taxonomy.claims[claim_id].model_dump(mode="json") for claim_id in taxonomy.claims_of(name)}
+    return hashlib.sha256(json.dumps([files, claims], sort_keys=True).encode()).hexdigest()[:20]
 
 
 def _tags(cell: Mapping[str, Any]) -> Sequence[str]:
@@ -113,7 +127,7 @@ def refresh(
 
     Args:
         timeout: seconds allowed to one cell.
-        stale_only: leave those alone whose outputs belong to their code.
+        stale_only: leave those alone whose outputs belong to their code and inputs.
 
     Raises:
         BadInput: a notebook raised; it is left as it was.
@@ -121,20 +135,22 @@ def refresh(
     sync(project, names)
     for name in selected(project, names):
         path = project.notebook_path(name)
-        if stale_only and _stored_hash(path) == source_hash(read_cells(path)):
+        now = {"source": source_hash(read_cells(path)), "inputs": inputs_hash(project, name, load_taxonomy(project))}
+        if stale_only and _stored(path) == now:
             yield name, None
             continue
         started = time.monotonic()
-        execute_in_place(path, timeout=timeout)
+        execute_in_place(path, timeout=timeout, project=project)
         yield name, time.monotonic() - started
 
 
-def _stored_hash(path: Path) -> str:
+def _stored(path: Path) -> dict[str, str]:
+    """The hashes that `execute_in_place` left in the notebook's metadata."""
     metadata = json.loads(path.read_text(encoding="utf-8")).get("metadata", {})
-    return str(metadata.get("paramem", {}).get("source", ""))
+    return dict(metadata.get("paramem", {}))
 
 
-def execute_in_place(path: Path, *, timeout: float) -> None:
+def execute_in_place(path: Path, *, timeout: float, project: Project | None = None) -> None:
     """Execute a notebook and store outputs without times, so that the same results give the same file.
 
     Raises:
@@ -144,6 +160,9 @@ def execute_in_place(path: Path, *, timeout: float) -> None:
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+    project = project or Project.find(path.parent)
+    name = path.resolve().relative_to(project.notebooks.resolve()).with_suffix("").as_posix()
+    inputs = inputs_hash(project, name, load_taxonomy(project))  # before it runs: what changes meanwhile is a change
     notebook = nbformat.read(path, as_version=4)
     place = {"metadata": {"path": str(path.parent)}}
     try:
@@ -155,7 +174,7 @@ def execute_in_place(path: Path, *, timeout: float) -> None:
         raise BadInput(f"{path}: {str(error).strip()[-2000:]}") from error
     notebook.metadata["kernelspec"] = dict(KERNEL)
     notebook.metadata.setdefault("language_info", {}).pop("version", None)
-    notebook.metadata["paramem"] = {"source": source_hash(notebook.cells)}
+    notebook.metadata["paramem"] = {"source": source_hash(notebook.cells), "inputs": inputs}
     part = path.with_name(f".{path.name}.part")
     nbformat.write(notebook, part)
     part.replace(path)
@@ -167,7 +186,7 @@ def check_notebook(project: Project, name: str, taxonomy: Taxonomy) -> list[Find
     where = path.relative_to(project.root).as_posix()
     try:
         texts = [*_format_problems(path), *_pair_problems(path), *_output_problems(path, project)]
-        texts += _claim_problems(project, name, taxonomy)
+        texts += [*_input_problems(project, name, taxonomy), *_claim_problems(project, name, taxonomy)]
     except ParamemError as error:
         texts = [str(error)]
     return [Finding(where=where, what=text) for text in texts]
@@ -203,7 +222,7 @@ def _output_problems(path: Path, project: Project) -> Iterator[str]:
     counts = [cell.get("execution_count") for cell in code]
     if counts != list(range(1, len(code) + 1)):
         yield f"execution counts are {counts}, not 1 to {len(code)}: execute it top to bottom with: make notebooks"
-    if _stored_hash(path) != source_hash(cells):
+    if _stored(path).get("source") != source_hash(cells):
         yield "its code changed after it was executed; execute it with: make notebooks"
     for number, cell in enumerate(code, start=1):
         for output in cell.get("outputs", ()):
@@ -214,6 +233,14 @@ def _output_problems(path: Path, project: Project) -> Iterator[str]:
             yield f"cell {number} holds a path of one machine: {match}"
         for match in _SECRET.findall(text):
             yield f"cell {number} holds what looks like an access token: {match[:6]}..."
+
+
+def _input_problems(project: Project, name: str, taxonomy: Taxonomy) -> Iterator[str]:
+    if _stored(project.notebook_path(name)).get("inputs") != inputs_hash(project, name, taxonomy):
+        yield (
+            "its inputs, or its claims in taxonomy/, changed after it was executed; "
+            f"execute it with: make notebooks ARGS={name}"
+        )
 
 
 def _own_paths(text: str, project: Project) -> list[str]:

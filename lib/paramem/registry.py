@@ -1,6 +1,7 @@
-"""Every method, registered once: the command line, the tables, the site and the property tests are generated from here.
+"""Every method, registered once, under the paper that introduced it.
 
-A method is named as data, so that listing methods imports none of them. The property tests run over `METHODS`, and a
+A method is named as data, so that listing methods imports none of them. `paramem check` holds the taxonomy's
+``methods`` against this list, both ways and with the papers. The property tests of each kind run over `METHODS`, and a
 module of a method package that declares ``DEPARTURES`` without standing here fails the suite: a method cannot be added
 untested. The contract of a module: a function, a frozen keyword-only settings class, and ``DEPARTURES``, a mapping of
 topic to (what the paper says, what we do, why).
@@ -140,7 +141,7 @@ METHODS: tuple[Method, ...] = (
         name="ft-l",
         title="FT-L (last-token objective)",
         kind="editor",
-        paper="meng2022rome",
+        paper="zhang2024knowedit",
         phase="mastery",
         module="paramem.editing.fine_tuning",
         function="fine_tune",
@@ -157,6 +158,17 @@ METHODS: tuple[Method, ...] = (
         function="fine_tune",
         settings="FineTuneSettings",
         variant={"objective": "masked"},
+    ),
+    Method(
+        name="ft-constrained",
+        title="Constrained fine-tuning (masked objective)",
+        kind="editor",
+        paper="zhu2020modifying",
+        phase="mastery",
+        module="paramem.editing.fine_tuning",
+        function="fine_tune",
+        settings="FineTuneSettings",
+        variant={"objective": "masked", "bound": 5e-4},
     ),
 )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from paramem.claims import Verdict
-from paramem.errors import BadInput
+from paramem.errors import BadInput, BadParameter
 from paramem.project import Project
 from paramem.results import (
     Change,
@@ -43,8 +44,8 @@ class Score:
     Attributes:
         reported: the paper's numbers; empty where none was read.
         ours: measured quantities, mean and 95 % interval of the mean over the testbeds.
-        holds: ``k of n``; empty where nothing was measured.
-        verdict: empty where the claim is declared and not measured yet.
+        holds: ``k of n``; empty where not all of the notebook's testbeds, and nothing else, were measured.
+        verdict: empty as ``holds`` is: one testbed is no verdict.
     """
 
     claim: str
@@ -69,24 +70,50 @@ def scores(taxonomy: Taxonomy, results: Mapping[str, NotebookResults]) -> list[S
     for claim_id, entry in taxonomy.claims.items():
         measured = results.get(entry.notebook or "")
         found = measured.claims.get(claim_id) if measured else None
-        lines.append(_score(claim_id, entry, found))
+        lines.append(_score(claim_id, entry, found, taxonomy.testbeds_of(entry.notebook or "")))
     return lines
 
 
-def _score(claim_id: str, entry: Claim, found: ClaimResult | None) -> Score:
-    measured = found is not None and entry.status is None
+def _score(claim_id: str, entry: Claim, found: ClaimResult | None, testbeds: Sequence[str]) -> Score:
+    found = found if entry.status is None else None
+    counted = found if found is not None and set(found.rows) == set(testbeds) else None
     return Score(
         claim=claim_id,
         notebook=entry.notebook or "",
         says=entry.says,
         where=entry.where or "",
         reported="; ".join(str(number) for number in entry.reported),
-        ours=_ours(entry, found) if found is not None and measured else "",
-        holds=f"{found.k} of {found.n}" if found is not None and measured else "",
-        verdict=found.verdict.value if found is not None and measured else (entry.status or ""),
+        ours=_ours(entry, found) if found is not None else "",
+        holds=f"{counted.k} of {counted.n}" if counted is not None else "",
+        verdict=counted.verdict.value if counted is not None else (entry.status or ""),
         reason=entry.reason,
         contradicted_by=entry.contradicted_by,
     )
+
+
+def of_paper(lines: Sequence[Score], key: str, taxonomy: Taxonomy) -> list[Score]:
+    """The lines of one paper, or of one claim (``key.claim``).
+
+    Raises:
+        BadParameter: the taxonomy has no such paper or claim.
+    """
+    if key not in taxonomy.entries and key not in taxonomy.claims:
+        close = difflib.get_close_matches(key, [*taxonomy.entries, *taxonomy.claims], n=3, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(close)}?" if close else "`paramem papers` lists them."
+        raise BadParameter(f"no paper or claim {key!r} in taxonomy/. {hint}")
+    return [line for line in lines if key in (line.claim, line.claim.partition(".")[0])]
+
+
+def contradictions(key: str, taxonomy: Taxonomy) -> list[str]:
+    """Who stands against whom around one paper, a sentence each, from its own entry and from the others'."""
+    entry = taxonomy.entries[key]
+    said = [f"{key} has no claims yet"] if not entry.claims else []
+    said += [f"{key} contradicts {other}" for other in entry.contradicts]
+    said += [f"{key} is contradicted by {name}" for name, other in taxonomy.entries.items() if key in other.contradicts]
+    for claim_id, claim in taxonomy.claims.items():
+        if claim_id.partition(".")[0] == key or key in claim.contradicted_by:
+            said += [f"{claim_id} is contradicted by {other}" for other in claim.contradicted_by]
+    return said
 
 
 def _ours(entry: Claim, found: ClaimResult) -> str:
@@ -102,7 +129,9 @@ def _number(quantity: Quantity, per_cent: bool) -> str:
     scale, digits, unit = (100, 1, " %") if per_cent else (1, 2, "")
     spread = ""
     if quantity.interval is not None:
-        low, high = (f"{scale * end:.{digits}f}" for end in quantity.interval)
+        # of shares, which all lie in [0, 1], the interval of the mean cannot leave it; Student's t does not know that
+        ends = (min(max(end, 0.0), 1.0) if per_cent else end for end in quantity.interval)
+        low, high = (f"{scale * end:.{digits}f}" for end in ends)
         spread = f" [{low}, {high}]"
     return f"{scale * quantity.mean:.{digits}f}{unit}{spread}"
 
@@ -185,6 +214,7 @@ def _undeclared(finished: Finished, taxonomy: Taxonomy) -> str:
 
 def runs_table(finished: Iterable[Finished]) -> Table:
     """The runs of a batch for a terminal."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="Runs", title_justify="left")
@@ -193,8 +223,8 @@ def runs_table(finished: Iterable[Finished]) -> Table:
     for each in finished:
         holds = sum(outcome.holds for outcome in each.outcomes.values())
         table.add_row(
-            each.run.notebook,
-            each.run.label if each.run.testbed else "",
+            escape(each.run.notebook),
+            escape(each.run.label) if each.run.testbed else "",
             f"[{'green' if each.done else 'red'}]{each.status}[/]",
             f"{each.seconds:.1f}",
             f"{holds} of {len(each.outcomes)}" if each.outcomes else "",
@@ -218,14 +248,24 @@ def scoreboard_table(lines: Iterable[Score], now: Mapping[str, str] | None = Non
     for line in lines:
         colour = _COLOURS[Verdict(line.verdict)] if line.verdict else "dim"
         table.add_row(
-            f"[bold]{escape(line.claim)}[/]" + (f"\n{escape(line.says)}" if statements else ""),
+            f"[bold]{escape(line.claim)}[/]" + (f"\n{escape(line.says)}" if statements else "") + _against(line),
             escape(line.reported),
             escape(line.ours),
             line.holds,
-            f"[{colour}]{line.verdict or 'not measured yet'}[/]",
+            f"[{colour}]{line.verdict or _uncounted(line)}[/]",
             *([escape(now.get(line.claim, ""))] if now else []),
         )
     return table
+
+
+def _uncounted(line: Score) -> str:
+    return "not measured on all testbeds" if line.ours else "not measured yet"
+
+
+def _against(line: Score) -> str:
+    from rich.markup import escape
+
+    return f"\n[dim]contradicted by {escape(', '.join(line.contradicted_by))}[/]" if line.contradicted_by else ""
 
 
 def found_now(batch: Batch) -> dict[str, str]:
@@ -264,7 +304,7 @@ def scoreboard_markdown(lines: Sequence[Score]) -> str:
                 line.reported or "-",
                 line.ours or "-",
                 line.holds or "-",
-                f"**{line.verdict}**" if line.verdict else "not measured yet",
+                f"**{line.verdict}**" if line.verdict else _uncounted(line),
             )
         )
         + " |"
@@ -275,7 +315,8 @@ def scoreboard_markdown(lines: Sequence[Score]) -> str:
 
 def _claim_cell(line: Score) -> str:
     name = f"[`{line.claim}`](notebooks/{line.notebook}.ipynb)" if line.notebook else f"`{line.claim}`"
-    return f"{name} {line.says}"
+    against = ", ".join(f"`{key}`" for key in line.contradicted_by)
+    return f"{name} {line.says}" + (f" *Contradicted by {against}.*" if against else "")
 
 
 def _cell(text: str) -> str:

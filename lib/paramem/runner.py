@@ -1,8 +1,9 @@
 """Run notebooks headless: one subprocess each, results kept by content, resumed, timed, interrupted without loss.
 
 A run is done when its folder holds a result file with its key and an output with the hash that the file names;
-everything else is run (again). One process at a time works on a folder of results. Threads hand runs to subprocesses of their own session, so that one dead run harms no
-other, a timeout can take a whole process tree down, and Ctrl-C reaches this process alone.
+everything else is run (again). One process at a time works on a folder of results. Threads hand runs to subprocesses of
+their own session, so that one dead run harms no other, a timeout can take a whole process tree down, and Ctrl-C reaches
+this process alone.
 """
 
 from __future__ import annotations
@@ -226,7 +227,7 @@ def _run_one(
 ) -> Finished:
     """One run in its subprocess; a second try where the first was killed from outside.
 
-    Whatever goes wrong on this side (a full disk, a result that cannot be read) fails this run and leaves the others be.
+    Whatever goes wrong on this side (a full disk, a result that cannot be read) fails this run alone.
     """
     finished = Finished(run=run, status="interrupted", problem="not started", folder=folder)
     batch.active[run] = (0, 0)
@@ -238,8 +239,7 @@ def _run_one(
             if finished.status != "killed":
                 break
     except Exception as error:
-        problem = f"{type(error).__name__}: {error}"
-        finished = Finished(run=run, status="failed", problem=problem, folder=folder)
+        finished = Finished(run=run, status="failed", problem=f"{type(error).__name__}: {error}", folder=folder)
     finally:
         batch.active.pop(run, None)
     return finished
