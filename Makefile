@@ -11,10 +11,10 @@ PY := $(BIN)/python
 STAMP := $(VENV)/.paramem-stamp
 UV_VERSION := 0.13.8
 
-# One thread per process: on a shared machine two are many times slower (OpenMP barriers spin).
+# One thread per process: OpenMP barriers spin, so processes that share cores are many times slower with two.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
-# A machine that keeps wheels in a folder says so to pip; uv listens to its own variable.
+# Wheels named to pip by PIP_FIND_LINKS are named to uv too, which listens to its own variable.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 180 --nbval-sanitize-with tests/nbval.cfg
@@ -81,8 +81,10 @@ clean: ## remove what runs, tests and tools wrote (the virtual environment stays
 	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -print0 | xargs -0 rm -rf
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "paramem needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@python=$$(test -x $(PY) && echo $(PY) || echo $(PYTHON)); \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	  || { echo "paramem needs Python 3.11 to 3.13; $$python is $$($$python -V 2>&1)." \
+	       "Try: rm -rf $(VENV); make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	test -x $(BIN)/uv || $(PY) -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip install -q --python $(PY) -e ".[$(EXTRAS)]" -c constraints.txt
