@@ -199,7 +199,11 @@ NS, kept_others, kept_subject = "other subjects: old beats new (NS)", "other sub
 claim(
     "meng2022rome.edit-success",
     at.loc[ES, "ROME"] >= 0.95,
-    measured={"ES": at.loc[ES, "ROME"], "exact": at.loc["edit: exact", "ROME"], "edits": len(requests)},
+    measured={
+        "ES": at.loc[ES, "ROME"],
+        "exact": at.loc["edit: exact", "ROME"],
+        "exact_longer": at.loc["edit: exact", "longer"],
+    },
     note="at least 95 of 100 edits",
 )
 
@@ -208,7 +212,11 @@ if PS in at.index:
     claim(
         "meng2022rome.paraphrase",
         at.loc[PS, "ROME"] >= 0.9,
-        measured={"PS": at.loc[PS, "ROME"], "exact": at.loc["paraphrase: exact", "ROME"]},
+        measured={
+            "PS": at.loc[PS, "ROME"],
+            "exact": at.loc["paraphrase: exact", "ROME"],
+            "exact_longer": at.loc["paraphrase: exact", "longer"],
+        },
         note="at least 90 of 100 paraphrases",
     )
 
@@ -286,7 +294,7 @@ if dataset == "world":
         measured={
             "best_layer_to_edit": follow.idxmax(),
             "traced_layer": tracing.idxmax(),
-            "rank_correlation": tracing.corr(follow, method="spearman"),
+            "rank_correlation": tracing.rank().corr(follow.rank()),
             "paraphrase": follow.max(),
         },
         note="the layer whose edits generalise best is the one with the largest MLP effect at the subject's last token",
