@@ -17,8 +17,10 @@
 
 # %%
 import pandas as pd
+import torch
 
-from paramem import load
+from paramem import claim, load
+from paramem.evaluation.intervals import wilson
 from paramem.plots import grid, growth
 from paramem.world import testbeds, world_of
 
@@ -145,6 +147,57 @@ print(recall.round(3).fillna("").to_string())
 unseen = lm.score([f.prompt for f in here.unseen], [f.object for f in here.unseen]).exact.float().mean().item()
 chance = sum(1 / len(here.objects(f.relation)) for f in here.unseen) / len(here.unseen)
 print(f"{len(here.unseen)} facts of people that no text mentions: {unseen:.3f} right; guessing uniformly: {chance:.3f}")
+
+# %% [markdown]
+# ## One direction only
+#
+# Forty couples are married. Each marriage is stated of one partner in all wordings; of the other partner it is stated for every
+# second couple, and never for the rest. [Berglund et al. 2023](https://arxiv.org/abs/2309.12288) (`berglund2023reversal`) report that
+# what was stated in one direction is not known in the other. Predict both shares below.
+
+# %%
+couples = [fact for fact in here.facts if fact.relation == "married_to"]
+answers = lm.score([f.inverse.prompt for f in couples], [f.inverse.target for f in couples])
+forwards = lm.score([f.prompt for f in couples], [f.object for f in couples]).exact.float().mean().item()
+stated = torch.tensor([fact.inverse.kind == "stated" for fact in couples])
+exact = answers.exact.cpu()
+backwards = {"stated": exact[stated], "not stated": exact[~stated]}
+print(
+    f"forwards {forwards:.3f}; "
+    + "; ".join(f"backwards, {k} {v.float().mean():.3f} (n = {len(v)})" for k, v in backwards.items())
+)
+
+# %%
+silent = [fact.inverse for fact, known in zip(couples, stated.tolist(), strict=True) if not known]
+names = [person.name for person in here.people]
+others = [[name for name in names if name not in (probe.target, probe.subject)] for probe in silent]
+pairs = [(probe.prompt, name) for probe, rest in zip(silent, others, strict=True) for name in [probe.target, *rest]]
+logprob = lm.score(*map(list, zip(*pairs, strict=True)), batch_size=256).mean_logprob.cpu().view(len(silent), -1)
+percentile = (logprob[:, :1] > logprob[:, 1:]).float().mean(1).numpy()
+print(f"among {len(others[0])} other names, the right one is more likely than {percentile.mean():.3f} of them")
+
+# %%
+claim(
+    "berglund2023reversal.one-direction-only",
+    wilson(int(backwards["not stated"].sum()), len(silent))[1]
+    < wilson(int(backwards["stated"].sum()), int(stated.sum()))[0],
+    measured={
+        "backwards_not_stated": backwards["not stated"].float().mean(),
+        "backwards_stated": backwards["stated"].float().mean(),
+        "forwards": forwards,
+        "couples": len(couples),
+    },
+    note="the 95 % intervals of the two shares do not meet",
+)
+
+# %%
+margin = 1.96 * percentile.std(ddof=1) / len(silent) ** 0.5
+claim(
+    "berglund2023reversal.no-better-than-a-random-name",
+    percentile.mean() - margin <= 0.5,
+    measured={"percentile": percentile.mean(), "low": percentile.mean() - margin, "high": percentile.mean() + margin},
+    note="share of the other names that the right one beats; its 95 % interval does not lie above one half",
+)
 
 # %% [markdown]
 # ## How it got there
