@@ -200,6 +200,28 @@ def test_claims_stated_and_declared_must_agree(executed: Project) -> None:
     assert f"does not state {CLAIM}" in problem
 
 
+def test_other_data_may_leave_out_a_claim_but_not_invent_one(executed: Project) -> None:
+    batch = batch_of(executed, Request(), {"bed-a": True})
+    object.__setattr__(batch.finished[0].run, "canonical", False)
+    object.__setattr__(batch.finished[0], "outcomes", {})
+    assert not review(batch, "default", load_taxonomy(executed), executed, {}).problems
+    object.__setattr__(batch.finished[0], "outcomes", {"other.claim": outcome("other.claim", True)})
+    [problem] = review(batch, "default", load_taxonomy(executed), executed, {}).problems
+    assert "states other.claim" in problem
+
+
+def test_a_narrow_scoreboard_keeps_claim_and_verdict_whole(
+    executed: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    lines = scores(load_taxonomy(executed), committed_results(executed))
+    for statements, whole in ((False, True), (True, False)):
+        Console(width=44).print(scoreboard_table(lines, statements=statements))
+        shown = capsys.readouterr().out
+        assert (CLAIM in shown and "reproduced" in shown) is whole
+
+
 def test_what_a_run_found_stands_beside_the_committed_verdict(executed: Project) -> None:
     batch = batch_of(executed, Request(), {"bed-a": True})
     assert found_now(batch) == {CLAIM: "bed-a: holds"}

@@ -41,8 +41,8 @@ def known_facts(lm: LM, facts: Iterable[Fact], n: int, seed: int = 0, *, batch_s
         if len(chosen) >= n:
             return chosen[:n]
     raise BadInput(
-        f"{lm.name} completes {len(chosen)} of {len(shuffled)} facts, and {n} are asked for. Ask for fewer, or "
-        "give facts that it was trained on."
+        f"{lm.name} completes {len(chosen)} of {len(shuffled)} facts, and {n} are asked for. Ask for fewer "
+        "(-p n_facts=...), or give facts that it was trained on."
     )
 
 
@@ -63,7 +63,8 @@ def edits_for(
     found = [request for request in requests if wanted is None or request.relation in wanted]
     if n is not None and len(found) < n:
         raise BadInput(
-            f"{dataset} holds {len(found)} edits of relations {relations!r}, and {n} are wanted: ask for fewer."
+            f"{dataset} holds {len(found)} edits of relations {relations!r}, and {n} are wanted: ask for fewer "
+            "(-p n_edits=...)."
         )
     return found[:n]
 

@@ -201,12 +201,17 @@ def review(batch: Batch, profile: str, taxonomy: Taxonomy, project: Project, ver
 
 
 def _undeclared(finished: Finished, taxonomy: Taxonomy) -> str:
+    """What a run states beyond the taxonomy, or leaves out of it.
+
+    On other data or parameters a notebook may leave out claims that its data cannot decide.
+    """
     declared, stated = set(taxonomy.claims_of(finished.run.notebook)), set(finished.outcomes)
+    missing = declared - stated if finished.run.canonical else set()
     parts = [
         f"states {', '.join(sorted(stated - declared))}, which the taxonomy does not give this notebook"
         if stated - declared
         else "",
-        f"does not state {', '.join(sorted(declared - stated))}" if declared - stated else "",
+        f"does not state {', '.join(sorted(missing))}" if missing else "",
     ]
     text = "; ".join(part for part in parts if part)
     return f"{finished.run}: {text}" if text else ""
@@ -237,21 +242,21 @@ def scoreboard_table(lines: Iterable[Score], now: Mapping[str, str] | None = Non
 
     Args:
         now: claim to what the run at hand found; adds a column.
-        statements: with each claim in words, which needs a wide terminal.
+        statements: with each claim in words and both sides' numbers, which needs a wide terminal; without, what is left
+            fits into 80 columns.
     """
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title="Claims, paper beside ours", title_justify="left", show_lines=True)
-    for column in ("claim", "paper", "ours", "holds on", "verdict", *(["this run"] if now else [])):
-        table.add_column(column, no_wrap=column == "claim" and not statements)
+    table = Table(title="Claims, paper beside ours", title_justify="left", show_lines=statements)
+    numbers = ("paper", "committed: ours", "committed: holds on") if statements else ()
+    for column in ("claim", *numbers, "committed: verdict", *(["this run"] if now else [])):
+        table.add_column(column, overflow="fold")
     for line in lines:
         colour = _COLOURS[Verdict(line.verdict)] if line.verdict else "dim"
         table.add_row(
-            f"[bold]{escape(line.claim)}[/]" + (f"\n{escape(line.says)}" if statements else "") + _against(line),
-            escape(line.reported),
-            escape(line.ours),
-            line.holds,
+            f"[bold]{escape(line.claim)}[/]" + (f"\n{escape(line.says)}{_against(line)}" if statements else ""),
+            *((escape(line.reported), escape(line.ours), line.holds) if statements else ()),
             f"[{colour}]{line.verdict or _uncounted(line)}[/]",
             *([escape(now.get(line.claim, ""))] if now else []),
         )

@@ -21,6 +21,7 @@ from paramem import claim, load
 from paramem.editing.fine_tuning import FineTuneSettings, fine_tune, target_log_probabilities
 from paramem.editing.rome import RomeSettings, rome_each
 from paramem.editing.statistics import cached_second_moment
+from paramem.errors import BadInput
 from paramem.evaluation import baseline, evaluate
 from paramem.evaluation.scorecard import difference, scorecard, wide
 from paramem.material import edits_for, text_for
@@ -118,7 +119,9 @@ def compared(edits):
 
 
 if not (short and long):
-    raise ValueError(f"{len(short)} one-token and {len(long)} longer targets in {dataset}: this comparison needs both")
+    raise BadInput(
+        f"{len(short)} one-token and {len(long)} longer targets in {dataset}: this comparison needs both; give more edits"
+    )
 frames = {"one token": compared(short), "several tokens": compared(long)}
 cards = {length: scorecard(found) for length, found in frames.items()}
 for length, card in cards.items():

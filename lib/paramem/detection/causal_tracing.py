@@ -76,7 +76,9 @@ class TraceSettings:
     rows: int = 1024
 
     def __post_init__(self) -> None:
-        if self.window < 1 or (self.site == "resid_post" and self.window > 1):
+        if self.window < 1:
+            raise BadParameter(f"window={self.window}: a window spans one layer or more.")
+        if self.site == "resid_post" and self.window > 1:
             raise BadParameter(
                 f"window={self.window} for site {self.site!r}: a window spans one or more layers, and states are "
                 "restored one layer at a time: use window=1, or site='mlp_out' or 'attn_out'."
