@@ -35,8 +35,8 @@ text: str = "world"  # ordinary text for ROME's second moments
 profile: str = "default"
 seed: int = 0
 layer: int = 0  # the tuned layer: the early site of causal tracing, as for ROME
-lr: float = 0.005  # Adam's step; 5e-4 in the papers, for layers 12 times as wide
-bound: float = 0.005  # the ball's radius: largest change of any one weight
+lr: float = 5e-4  # Adam's step, as in the papers
+bound: float = 5e-4  # the ball's radius: largest change of any one weight, as in the papers
 n_edits: int = 0  # of either kind, one-token and longer targets; 0: as many as the profile says
 
 # %%
@@ -204,8 +204,8 @@ for topic, departure in method("ft-m").departures().items():
     print(f"{topic}: the paper: {departure.paper_says}. Here: {departure.we_do}. Why: {departure.why}.")
 
 # %% [markdown]
-# The learning rate and the ball are parameters of this notebook: the papers' 5e-4 belongs to layers 12 times as wide. Every
-# comparison above is at one setting; `-p lr` and `-p bound` move along the trade-off.
+# Learning rate and ball are the papers' for GPT-2 XL, whose layers are wider. Every comparison above is at one setting; `-p lr` and
+# `-p bound` move along the trade-off.
 #
 # ## Exercises
 #

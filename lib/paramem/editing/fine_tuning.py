@@ -34,11 +34,6 @@ DEPARTURES = {
         "its down projection's matrix alone, without the bias",
         "this is what meng2022rome's baseline tunes (appendix E.1: 'changing only mlp_proj weights'), bias apart",
     ),
-    "learning rate": (
-        "5e-4 (appendix E.1 of meng2022rome)",
-        "5e-4 by default; the bundled notebook takes 5e-3",
-        "the testbeds' layers are 12 times narrower than GPT-2 XL's, and 25 steps of 5e-4 do not reach the target",
-    ),
     "stopping": (
         "meng2022rome stops at a loss of 0.03 (appendix E.1), its released code at 0.01",
         "`stop_below`, 0.01 by default",
