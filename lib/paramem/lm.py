@@ -29,7 +29,14 @@ from paramem.hooks import Blocks, Patch, TokenLayout
 from paramem.tokens import Batch
 
 if TYPE_CHECKING:
-    from paramem.interventions import HiddenStatePatch, Intervention, LogitsMix, NeuronPatch, PromptRewrite
+    from paramem.interventions import (
+        HiddenStatePatch,
+        Intervention,
+        LogitsMix,
+        ModulePatch,
+        NeuronPatch,
+        PromptRewrite,
+    )
 
 _hashes: WeakKeyDictionary[nn.Module, tuple[object, str]] = WeakKeyDictionary()
 
@@ -69,7 +76,7 @@ class LM:
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     arch: Architecture
     rewrites: tuple[PromptRewrite, ...] = ()
-    patches: tuple[HiddenStatePatch | NeuronPatch, ...] = ()
+    patches: tuple[HiddenStatePatch | ModulePatch | NeuronPatch, ...] = ()
     mixes: tuple[LogitsMix, ...] = ()
 
     @classmethod

@@ -4,8 +4,8 @@
         edited.score(prompts, targets)
     # lm is what it was, bit for bit, also when the body raised
 
-`WeightDelta` changes weights, `HiddenStatePatch` and `NeuronPatch` hidden states, `PromptRewrite` the prompt and
-`LogitsMix` the output. They compose (`a + b`: `a` is put on first), have a size, and are saved and loaded as one
+`WeightDelta` changes weights, `HiddenStatePatch`, `NeuronPatch` and the subclasses of `ModulePatch` hidden states,
+`PromptRewrite` the prompt and `LogitsMix` the output. They compose (`a + b`: `a` is put on first), have a size, and are saved and loaded as one
 safetensors file.
 """
 
@@ -15,6 +15,7 @@ from paramem.interventions.base import Composed, Intervention, Size
 from paramem.interventions.delta import Dense, LowRank, WeightDelta
 from paramem.interventions.hidden import HiddenStatePatch
 from paramem.interventions.logits import LogitsMix
+from paramem.interventions.module import ModulePatch
 from paramem.interventions.neurons import NeuronPatch
 from paramem.interventions.prompt import PromptRewrite
 from paramem.interventions.storage import load_intervention
@@ -26,6 +27,7 @@ __all__ = [
     "Intervention",
     "LogitsMix",
     "LowRank",
+    "ModulePatch",
     "NeuronPatch",
     "PromptRewrite",
     "Size",
