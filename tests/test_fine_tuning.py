@@ -79,7 +79,7 @@ def test_the_model_is_as_before_also_when_tuning_fails(monkeypatch: pytest.Monke
 
 
 def test_bad_input() -> None:
-    with pytest.raises(BadParameter, match="layers 0 to 5"):
+    with pytest.raises(BadParameter, match="layers 0..5"):
         fine_tune(tiny(), [request(0)], FineTuneSettings(layer=9))
     with pytest.raises(BadParameter, match="bound"):
         FineTuneSettings(layer=0, bound=0.0)

@@ -57,3 +57,13 @@ def test_text_comes_from_the_world_or_a_file(testbed, tmp_path: Path) -> None:
 def test_another_model_has_no_world() -> None:
     with pytest.raises(BadInput, match="not a bundled testbed"):
         facts_for(make_lm("gpt2"))
+
+
+def test_the_two_sides_of_the_split_share_no_subject(testbed) -> None:
+    train, test = (edits_for(testbed, part=part) for part in ("train", "test"))
+    everyone = {request.subject for request in edits_for(testbed)}
+    assert not {each.subject for each in train} & {each.subject for each in test}
+    assert {each.subject for each in (*train, *test)} == everyone
+    assert 0.5 < len(train) / (len(train) + len(test)) < 0.9
+    with pytest.raises(BadInput, match="for tests"):
+        edits_for(testbed, part="test", n=len(everyone) * 10)

@@ -7,9 +7,10 @@ a hub id in one of the published formats, so that the same notebook runs on a te
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from paramem.errors import BadInput
 from paramem.facts import EditRequest, Fact
@@ -46,12 +47,31 @@ def known_facts(lm: LM, facts: Iterable[Fact], n: int, seed: int = 0, *, batch_s
     )
 
 
+Part: TypeAlias = Literal["all", "train", "test"]
+
+
+def part_of(subject: str) -> Literal["train", "test"]:
+    """The side of the split that a subject's edits are on: 7 in 10 subjects are for training, the others for tests.
+
+    Editors that learn to edit see edits of the training side alone; it goes by subject, so that no fact of a tested
+    subject was seen either.
+    """
+    return "train" if zlib.crc32(subject.encode()) % 10 < 7 else "test"
+
+
 def edits_for(
-    lm: LM, dataset: str = "world", *, n: int | None = None, seed: int = 0, relations: str = "all"
+    lm: LM,
+    dataset: str = "world",
+    *,
+    n: int | None = None,
+    seed: int = 0,
+    relations: str = "all",
+    part: Part = "all",
 ) -> list[EditRequest]:
     """``n`` edits (all by default) in random order with every probe that comes with them.
 
     relations: "all", names with commas between, or, in a world, "people" for the relations of people.
+    part: edits of all subjects, or of one side of the split that editors are trained and tested on.
     Raises BadInput when there are fewer than ``n``.
     """
     if dataset == "world":
@@ -61,12 +81,18 @@ def edits_for(
         random.Random(seed).shuffle(requests)
     wanted = _relations(lm, dataset, relations)
     found = [request for request in requests if wanted is None or request.relation in wanted]
+    if part != "all":
+        found = [request for request in found if part_of(request.subject) == part]
     if n is not None and len(found) < n:
         raise BadInput(
-            f"{dataset} holds {len(found)} edits of relations {relations!r}, and {n} are wanted: ask for fewer "
-            "(-p n_edits=...)."
+            f"{dataset} holds {len(found)} edits of relations {relations!r}{_on(part)}, and {n} are wanted: ask for "
+            "fewer (-p n_edits=...)."
         )
     return found[:n]
+
+
+def _on(part: Part) -> str:
+    return "" if part == "all" else f" whose subjects are for {'training' if part == 'train' else 'tests'}"
 
 
 def _relations(lm: LM, dataset: str, names: str) -> set[str] | None:

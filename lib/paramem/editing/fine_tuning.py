@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from paramem.editing.requests import check_requests
 from paramem.errors import BadParameter
 from paramem.facts import EditRequest
 from paramem.hooks import Blocks
@@ -71,10 +72,9 @@ def target_log_probabilities(lm: LM, blocks: Blocks, batch: Batch, settings: Fin
 def fine_tune(lm: LM, requests: Sequence[EditRequest], settings: FineTuneSettings) -> WeightDelta:
     """Tune on all requests at once; the model itself is as before when this returns.
 
-    Raises EmptyTarget, PromptTooLong, BadParameter for a layer the model does not have.
+    Raises what `check_requests` raises, and PromptTooLong.
     """
-    if not 0 <= settings.layer < lm.n_layers:
-        raise BadParameter(f"layer={settings.layer}: {lm.name} has layers 0 to {lm.n_layers - 1}.")
+    check_requests(lm, requests, [settings.layer])
     name, W, _ = lm.weight(settings.layer, "down")
     batch = lm.encode([r.prompt for r in requests], [r.target_new for r in requests])
     weight = (1.0 / batch.target_mask.sum(1))[batch.target_mask.nonzero(as_tuple=True)[0]] / len(requests)
