@@ -20,13 +20,16 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 180 --nbval-sanitize-with tests/nbval.cfg
 
-.PHONY: help run full test test-unit test-notebooks test-browser test-clone check format generated lab notebooks sync testbeds bench \
+.PHONY: help run run-all full test test-unit test-notebooks test-browser test-clone check format generated lab notebooks sync testbeds bench \
         site constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
 
-run: $(STAMP) ## run every notebook headless (one testbed each), compare with the committed results, print the scoreboard
+run: $(STAMP) ## run a tour of the notebooks headless, compare with the committed results, print the scoreboard
+	$(BIN)/paramem run --tour --jobs $(JOBS) $(ARGS)
+
+run-all: $(STAMP) ## the same with every notebook (one testbed each)
 	$(BIN)/paramem run --jobs $(JOBS) $(ARGS)
 
 full: $(STAMP) ## run every notebook over all its testbeds and rewrite results/

@@ -12,6 +12,7 @@ import pytest
 
 from conftest import BEDS, ROOT, Result, put_notebook
 from paramem import cli
+from paramem.plan import Request, plan, tour_of
 from paramem.project import Project
 from paramem.results import read_results
 
@@ -218,3 +219,19 @@ def test_seeds_are_read() -> None:
     assert cli._seeds("") == ()
     assert cli._seeds("3") == (3,)
     assert cli._seeds("0-2,7,1") == (0, 1, 2, 7)
+
+
+def test_a_tour_is_the_notebooks_marked_for_it_unless_some_are_named(repository: Project) -> None:
+    marked = plan(Request(notebooks=tour_of(repository)), repository)
+    everything = plan(Request(), repository)
+    assert 0 < len(marked) < len(everything)
+    assert {run.notebook for run in marked} < {run.notebook for run in everything}
+    parts = {run.notebook.split("/")[0] for run in everything if "/" in run.notebook}
+    assert {run.notebook.split("/")[0] for run in marked if "/" in run.notebook} == parts, "every part is on the tour"
+
+
+def test_the_tour_is_what_the_taxonomy_marks(demo: Project) -> None:
+    listed = demo.taxonomy / "notebooks.yaml"
+    assert tour_of(demo) == (), "the control: nothing is marked"
+    listed.write_text(listed.read_text().replace("  editing/demo:\n", "  editing/demo:\n    tour: true\n"))
+    assert tour_of(demo) == ("editing/demo",)

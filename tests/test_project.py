@@ -21,7 +21,7 @@ import yaml
 from conftest import ROOT
 from paramem.project import Project
 
-LIMIT_INSTALL_AND_RUN = 600.0  # a fresh clone to `make run` finished, all notebooks, on two cores
+LIMIT_INSTALL_AND_RUN = 360.0  # a fresh clone to `make run` finished, on two cores
 LIMIT_SECOND_RUN = 15.0
 
 
@@ -233,7 +233,7 @@ def test_make_refuses_other_pythons_than_pyproject_names(tmp_path: Path) -> None
 @pytest.mark.clone
 @pytest.mark.skipif("PARAMEM_IN_CLONE" in os.environ, reason="this is the clone's own suite")
 def test_the_readme_s_commands_in_a_fresh_clone(tmp_path: Path) -> None:
-    """`git clone`, `make run`: environment, every notebook, the scoreboard; and a second time in seconds."""
+    """`git clone`, `make run`: environment, the tour, the scoreboard; and a second time in seconds."""
     clone = tmp_path / "paramem"
     subprocess.run(["git", "clone", "-q", "--no-hardlinks", str(ROOT), str(clone)], check=True)
     environment = {

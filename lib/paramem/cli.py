@@ -44,18 +44,19 @@ def run(
     timeout: Annotated[float | None, typer.Option(help="Wall seconds allowed to one run.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs"),
     force: Annotated[bool, typer.Option("--force/--resume", help="Run also what is done already.")] = False,
+    tour: Annotated[bool, typer.Option("--tour", help="With no notebook named: a few of every part.")] = False,
 ) -> None:
     """Execute notebooks headless and compare their claims with the committed results.
 
     Exit code 0: all as committed. 1: a notebook failed or a claim changed. 2: bad input. 130: interrupted.
     """
-    from paramem.plan import Request, plan
+    from paramem.plan import Request, plan, tour_of
     from paramem.project import Project
     from paramem.runner import TIMEOUTS, check_writable, execute
 
     project, console = Project.find(), console_for()
     request = Request(
-        notebooks=tuple(notebooks or ()),
+        notebooks=tuple(notebooks or (tour_of(project) if tour else ())),
         profile=profile,  # type: ignore[arg-type]  # plan refuses what is no profile
         parameters=_pairs(parameter or []),
         seeds=_seeds(seeds),

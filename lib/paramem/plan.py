@@ -89,6 +89,11 @@ def plan(request: Request, project: Project) -> list[Run]:
     return runs
 
 
+def tour_of(project: Project) -> tuple[str, ...]:
+    """The notebooks that `taxonomy/notebooks.yaml` marks for a first run, in its order."""
+    return tuple(name for name, entry in load_taxonomy(project).notebooks.items() if entry.tour)
+
+
 def _wanted(request: Request, model: str | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Every parameter that the request sets, whichever option set it."""
     wanted = dict(overrides)

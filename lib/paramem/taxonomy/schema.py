@@ -214,12 +214,14 @@ class NotebookEntry(Schema):
         testbeds: a named set of testbeds, or testbeds; empty for a notebook without a ``model`` parameter.
         papers: the papers it reads; a claim's notebook lists the claim's paper here.
         inputs: files (globs from the root) whose content its outputs depend on.
+        tour: whether it is among those that a newcomer's first run executes.
     """
 
     title: Text
     testbeds: Key | tuple[Text, ...] = ()
     papers: tuple[Key, ...] = ()
     inputs: tuple[Text, ...] = ()
+    tour: bool = False
 
 
 class NotebookFile(Schema):
