@@ -117,15 +117,16 @@ class _Stream:
         self.positions = columns.clamp(min=0)
         self.past = 0
         self.cache = DynamicCache(config=lm.model.config)
-        self.terms = [[_Stream(term, prompts, max_new_tokens) for term in mix.models] for mix in lm.mixes]
+        self.mixes = [mix.continuing(prompts) for mix in lm.mixes]
+        self.terms = [[_Stream(term, prompts, max_new_tokens) for term in models] for models, _ in self.mixes]
 
     def step(self, chosen: Tensor | None) -> Tensor:
         """Read the prompts (None) or one more token for each row; returns the next token's logits `[B, V]`."""
         if chosen is not None:
             self._append(chosen.to(self.ids.device))
         own = self._forward()
-        for mix, streams in zip(self.lm.mixes, self.terms, strict=True):
-            own = mix.combine(own, [stream.step(chosen) for stream in streams])
+        for (_, combine), streams in zip(self.mixes, self.terms, strict=True):
+            own = combine(own, [stream.step(chosen) for stream in streams])
         return own
 
     def _append(self, chosen: Tensor) -> None:

@@ -75,7 +75,7 @@ class LM:
     model: PreTrainedModel = field(repr=False)
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     arch: Architecture
-    rewrites: tuple[PromptRewrite, ...] = ()
+    rewrites: tuple[Rewriting, ...] = ()
     patches: tuple[HiddenStatePatch | ModulePatch | NeuronPatch, ...] = ()
     mixes: tuple[LogitsMix, ...] = ()
 
@@ -140,14 +140,14 @@ class LM:
         """Final norm and head: `[..., d_model]` to logits `[..., vocabulary]`."""
         return self.arch.unembed(hidden)
 
-    def fitting_rows(self, most: int, tokens: int, *, budget: int = ROWS_BUDGET) -> int:
+    def fitting_rows(self, most: int, tokens: int, *, layers: int = 1, read: int = 1, budget: int | None = None) -> int:
         """How many rows of so many tokens one forward may have: at most ``most``, fewer where the model is wide.
 
-        A row holds a block's states at every token and the logits at one; all rows together stay below ``budget``
-        bytes, if a single row does.
+        A row holds the states of ``layers`` blocks at every token and the logits at ``read`` tokens; all rows together
+        stay below ``budget`` bytes (`ROWS_BUDGET`), if a single row does.
         """
-        states = tokens * (4 * self.d_model + 2 * self.d_mlp) + self.arch.vocabulary
-        return max(1, min(most, budget // (states * self.dtype.itemsize)))
+        states = tokens * layers * (4 * self.d_model + 2 * self.d_mlp) + read * self.arch.vocabulary
+        return max(1, min(most, (budget or ROWS_BUDGET) // (states * self.dtype.itemsize)))
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits `[B, T, V]` of one forward; those at padding mean nothing."""

@@ -24,13 +24,8 @@ _TENSORS = ("input_ids", "prompt_lengths", "lengths")
 class Rewrite(Protocol):
     """Something put around a prompt before the model reads it."""
 
-    @property
-    def before(self) -> str:
-        """What comes before the prompt."""
-
-    @property
-    def after(self) -> str:
-        """What comes after it."""
+    def around(self, prompt: str) -> tuple[str, str]:
+        """What comes before this prompt and what comes after it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,7 +114,8 @@ def wrapped(prompt: str, rewrites: Sequence[Rewrite]) -> tuple[str, int]:
     """The prompt inside its rewrites (the last is outermost), and the character at which the original begins."""
     begin = 0
     for rewrite in rewrites:
-        prompt, begin = rewrite.before + prompt + rewrite.after, begin + len(rewrite.before)
+        before, after = rewrite.around(prompt)
+        prompt, begin = before + prompt + after, begin + len(before)
     return prompt, begin
 
 

@@ -5,8 +5,8 @@
     # lm is what it was, bit for bit, also when the body raised
 
 `WeightDelta` changes weights, `HiddenStatePatch`, `NeuronPatch` and the subclasses of `ModulePatch` hidden states,
-`PromptRewrite` the prompt and `LogitsMix` the output. They compose (`a + b`: `a` is put on first), have a size, and are saved and loaded as one
-safetensors file.
+`PromptRewrite` and `MemoryPrompt` the prompt, `LogitsMix` and `Routed` the output. They compose (`a + b`: `a` is put on
+first), have a size, and are saved and loaded as one safetensors file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from paramem.interventions.hidden import HiddenStatePatch
 from paramem.interventions.logits import LogitsMix
 from paramem.interventions.module import ModulePatch
 from paramem.interventions.neurons import NeuronPatch
-from paramem.interventions.prompt import PromptRewrite
+from paramem.interventions.prompt import MemoryPrompt, PromptRewrite, Rewriting
+from paramem.interventions.routed import Routed
 from paramem.interventions.storage import load_intervention
 
 __all__ = [
@@ -27,9 +28,12 @@ __all__ = [
     "Intervention",
     "LogitsMix",
     "LowRank",
+    "MemoryPrompt",
     "ModulePatch",
     "NeuronPatch",
     "PromptRewrite",
+    "Rewriting",
+    "Routed",
     "Size",
     "WeightDelta",
     "load_intervention",

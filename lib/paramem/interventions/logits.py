@@ -6,21 +6,24 @@ the same model under a `PromptRewrite` as a term, it contrasts what the model sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from paramem.errors import BadInput, BadParameter, IncompatibleIntervention
 from paramem.interventions.base import Intervention, Size
-from paramem.interventions.prompt import PromptRewrite
+from paramem.interventions.prompt import Rewriting
+from paramem.interventions.storage import rebuild
 
 if TYPE_CHECKING:
     from paramem.lm import LM
     from paramem.tokens import Batch
+
+Combine: TypeAlias = "Callable[[Tensor, Sequence[Tensor]], Tensor]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +64,10 @@ class LogitsMix(Intervention):
             mixed = mixed + weight * other.to(own)
         return mixed
 
+    def continuing(self, prompts: Sequence[str]) -> tuple[tuple[LM, ...], Combine]:
+        """What is mixed while these prompts are continued: the other models, and how their logits come together."""
+        return self.models, self.combine
+
     def mixed(self, lm: LM, batch: Batch, own: Tensor, at: tuple[Tensor, Tensor] | None) -> Tensor:
         """The mixed logits of a batch encoded by `lm`: at the places `at`, or everywhere."""
         return self.combine(own, [self._term(lm, other, batch, at) for other in self.models])
@@ -91,7 +98,7 @@ class LogitsMix(Intervention):
                 "weight": weight,
                 "model": lm.name,
                 "dtype": str(lm.dtype).removeprefix("torch."),
-                "rewrites": [rewrite.template for rewrite in lm.rewrites],
+                "rewrites": [{"kind": rewrite.kind, "data": rewrite.state()[0]} for rewrite in lm.rewrites],
                 "fingerprint": lm.fingerprint(),
             }
             for weight, lm in self.terms
@@ -111,7 +118,8 @@ def _load_term(term: Mapping[str, Any]) -> LM:
     from paramem.models import load
 
     lm = load(term["model"], dtype=term["dtype"])
-    lm = lm.with_(rewrites=tuple(PromptRewrite(template) for template in term["rewrites"]))
+    rewrites = [rebuild(each["kind"], each["data"], {}) for each in term["rewrites"]]
+    lm = lm.with_(rewrites=tuple(each for each in rewrites if isinstance(each, Rewriting)))
     if lm.fingerprint() != term["fingerprint"]:
         raise IncompatibleIntervention(
             f"model {term['model']!r} is no longer the one that was mixed: its weights differ"

@@ -1,0 +1,121 @@
+"""Whether an input falls in the scope of a stored edit: two small classifiers, learned from edits.
+
+Both read the tokens of an edit's prompt and of an input, and nothing of the model that is edited.
+
+"embedding"  exp(-|e(edit) - e(input)|^2), where e sums learned vectors of the tokens: what two texts share cancels, so the
+             distance is that of the words in which they differ. Edits can be embedded once, inputs are compared by distance.
+"cross"      edit and input are read together: every token looks up its counterpart in the other text by one layer of
+             attention, what does not match is summed, and a small network decides. Costs a pass for every pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from paramem.errors import BadParameter
+
+Kind: TypeAlias = Literal["embedding", "cross"]
+PAIRS_AT_ONCE = 8192
+UNKNOWN = -1e9  # attention to padding
+
+
+class EmbeddingScope(nn.Module):
+    """Probability exp(-|e(edit) - e(input)|^2)."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+
+    def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Token ids and their mask [N, T] to e [N, width]."""
+        return torch.einsum("ntd,nt->nd", self.tokens(ids), mask)
+
+    def logsims(self, edit: tuple[Tensor, Tensor], given: tuple[Tensor, Tensor]) -> Tensor:
+        """Log-probability for each pair [N]; never above 0."""
+        return -(self.embed(*edit) - self.embed(*given)).square().sum(-1)
+
+    def all_logsims(self, edits: tuple[Tensor, Tensor], inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """Log-probability for every input and every edit [inputs, edits]."""
+        return -torch.cdist(self.embed(*inputs), self.embed(*edits)).square()
+
+
+class CrossScope(nn.Module):
+    """Probability from tokens of either text and what attention finds for them in the other."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.compare = nn.Sequential(nn.Linear(3 * width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.decide = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
+
+    def logsims(self, edit: tuple[Tensor, Tensor], given: tuple[Tensor, Tensor]) -> Tensor:
+        """Log-probability for each pair [N]."""
+        one, other = self.tokens(edit[0]), self.tokens(given[0])
+        fits = torch.einsum("nsd,ntd->nst", one, other) / one.shape[-1] ** 0.5
+        seen = self._seen(one, fits, other, edit[1], given[1])
+        back = self._seen(other, fits.transpose(1, 2), one, given[1], edit[1])
+        return nn.functional.logsigmoid(self.decide(torch.cat([seen, back], -1))[:, 0])
+
+    def _seen(self, own: Tensor, fits: Tensor, other: Tensor, own_mask: Tensor, mask: Tensor) -> Tensor:
+        """What the tokens of one text find in the other, [N, width]."""
+        found = (fits + UNKNOWN * (1 - mask[:, None])).softmax(-1) @ other
+        compared = self.compare(torch.cat([own, found, (own - found).abs()], -1))
+        return torch.einsum("ntd,nt->nd", compared, own_mask)
+
+    def all_logsims(self, edits: tuple[Tensor, Tensor], inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """Log-probability for every input and every edit [inputs, edits], so many pairs at a time."""
+        n_edits, n_inputs = len(edits[0]), len(inputs[0])
+        rows = torch.arange(n_inputs).repeat_interleave(n_edits)
+        columns = torch.arange(n_edits).repeat(n_inputs)
+        parts = [
+            self.logsims((edits[0][c], edits[1][c]), (inputs[0][r], inputs[1][r]))
+            for r, c in zip(rows.split(PAIRS_AT_ONCE), columns.split(PAIRS_AT_ONCE), strict=True)
+        ]
+        return torch.cat(parts).view(n_inputs, n_edits)
+
+
+NETWORKS = {"embedding": EmbeddingScope, "cross": CrossScope}
+
+
+class ScopeClassifier:
+    """A network with the tokenizer whose tokens it reads."""
+
+    def __init__(self, network: EmbeddingScope | CrossScope, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.network, self.tokenizer = network, tokenizer
+
+    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids [N, T] and mask [N, T] of texts, without special tokens."""
+        rows = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        width = max(1, *(len(row) for row in rows)) if len(rows) > 1 else max(1, len(rows[0]))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        return ids, (torch.arange(width) < torch.tensor([[len(row)] for row in rows])).float()
+
+    @torch.no_grad()
+    def probabilities(self, inputs: Sequence[str], edits: Sequence[str]) -> Tensor:
+        """Probability that each input is in the scope of each edit, [inputs, edits]."""
+        return self.network.all_logsims(self.read(edits), self.read(inputs)).exp()
+
+
+def new_network(kind: str, vocabulary: int, width: int, seed: int) -> EmbeddingScope | CrossScope:
+    """An untrained network; a function of the seed, the global generator is left as it was."""
+    if kind not in get_args(Kind):
+        raise BadParameter(f"no scope classifier {kind!r}; there are {', '.join(get_args(Kind))}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = NETWORKS[kind](vocabulary, width)
+    nn.init.normal_(network.tokens.weight, std=0.25, generator=torch.Generator().manual_seed(seed))
+    return network
+
+
+def classifier(
+    described: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: PreTrainedTokenizerBase
+) -> ScopeClassifier:
+    """The classifier of this description (`kind`, `vocabulary`, `width`) and these weights."""
+    network = new_network(described["kind"], described["vocabulary"], described["width"], seed=0)
+    network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return ScopeClassifier(network.train(False).requires_grad_(False), tokenizer)
