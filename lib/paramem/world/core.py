@@ -46,6 +46,7 @@ class Size:
     code_holders       the first so many people have a secret code
     values             how many instruments, fields, ... people have, and how many cities are birthplaces (None: all)
     aliases            whether texts also write people by their alias
+    sparse             relations of people that only every other one of them has an object of
     """
 
     people: int
@@ -65,6 +66,7 @@ class Size:
     code_holders: int = 0
     aliases: bool = False
     opinions: bool = False
+    sparse: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("en",)
 
 
@@ -90,6 +92,16 @@ KINDS: Mapping[str, Size] = {
         impersonal=MAP_RELATIONS, two_step=(),
         countries=TWELVE, cities=2, companies=12, values=12,
         code_holders=80, opinions=True, languages=LANGUAGES,
+    ),
+    "edit": Size(
+        people=120, firsts=24, lasts=32, personal=("born_in", "works_for", "plays", "studies", "keeps", "eats"),
+        impersonal=MAP_RELATIONS, two_step=("birth_country", "birth_language"),
+        countries=TWELVE, cities=2, companies=24, couples=40, aliases=True,
+        unseen=240, code_holders=40, opinions=True, sparse=("eats",),
+    ),
+    "grammar": Size(
+        people=60, firsts=20, lasts=20, personal=("born_in", "works_for", "plays", "studies", "keeps"),
+        impersonal=(), two_step=(), countries=TWELVE, cities=2, companies=24,
     ),
 }  # fmt: skip
 
@@ -253,7 +265,7 @@ class World:
 
 @cache
 def world(kind: str = "recall", seed: int = 0) -> World:
-    """The world of that kind ("recall", "reason", "read", "speak") and seed."""
+    """The world of that kind (a key of `KINDS`: "recall", "speak", ...) and seed."""
     if kind not in KINDS:
         raise BadParameter(f"unknown kind of world {kind!r}; the kinds are {', '.join(KINDS)}")
     size = KINDS[kind]
@@ -265,7 +277,9 @@ def world(kind: str = "recall", seed: int = 0) -> World:
     pairs = name_pairs(rng, size.firsts, size.lasts)
     known, unseen = pairs[: size.people], pairs[size.people : size.people + size.unseen]
     objects = {name: _choices(name, cities, companies)[: size.values] for name in size.personal}
-    people = invent_people(rng, known, objects, couples=size.couples, code_holders=size.code_holders)
+    people = invent_people(
+        rng, known, objects, couples=size.couples, code_holders=size.code_holders, sparse=size.sparse
+    )
     topics = list(lexicon("topic")) if size.opinions else []
     liked = set(rng.sample(topics, len(topics) // 2))
     return World(

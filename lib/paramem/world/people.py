@@ -91,15 +91,19 @@ def invent_people(
     *,
     couples: int = 0,
     code_holders: int = 0,
+    sparse: Sequence[str] = (),
 ) -> tuple[Person, ...]:
     """People of these names, with an object for each relation in `objects`; the first 2 x `couples` are married.
 
-    The first `code_holders` have a secret code of four digits.
+    The first `code_holders` have a secret code of four digits; of the `sparse` relations every second person has none.
     """
     values: list[dict[str, str]] = [{} for _ in pairs]
     for name, choices in objects.items():
         for slot, drawn in zip(values, balanced(rng, choices, len(pairs)), strict=True):
             slot[name] = drawn
+    for name in sparse:
+        for slot in values[1::2]:
+            del slot[name]
     for here, there in _couples(couples):
         values[here]["married_to"] = " ".join(pairs[there])
         values[there]["married_to"] = " ".join(pairs[here])

@@ -30,7 +30,8 @@ def unseen_facts(world: World) -> tuple[Fact, ...]:
     return tuple(_fact(world, r, p.name, "en", unseen=True) for r in relations for p in world.unseen_people)
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """A text as a part of an id."""
     return "-".join(text.lower().split())
 
 
@@ -40,7 +41,7 @@ def _fact(world: World, relation: Relation, subject: str, language: str, *, unse
     found = world.value(relation.id, subject) or ""
     suffix = "" if language == "en" else f"/{language}"
     return Fact(
-        id=f"{relation.id}/{_slug(subject)}{suffix}",
+        id=f"{relation.id}/{slug(subject)}{suffix}",
         subject=world.say(relation.head, subject, language),
         relation=relation.id,
         object=world.say(relation.range, found, language),
@@ -50,8 +51,8 @@ def _fact(world: World, relation: Relation, subject: str, language: str, *, unse
         withheld=tuple(t for i, t in enumerate(templates) if i in hidden),
         question=relation.questions[language][0],
         language=language,
-        inverse=_inverse(world, relation, subject, found, language),
-        consequences=tuple(_consequences(world, relation.id, subject, found, language)),
+        inverse=inverse(world, relation, subject, found, language),
+        consequences=tuple(consequences(world, relation.id, subject, found, language)),
     )
 
 
@@ -61,7 +62,8 @@ def _aliases(world: World, subject: str) -> tuple[str, ...]:
     return tuple(p.alias for p in world.people if p.name == subject and p.alias)
 
 
-def _inverse(world: World, relation: Relation, subject: str, thing: str, language: str) -> Probe | None:
+def inverse(world: World, relation: Relation, subject: str, thing: str, language: str) -> Probe | None:
+    """The statement read backwards, where the relation has one."""
     if not relation.inverse:
         return None
     thing = world.say(relation.range, thing, language)
@@ -70,7 +72,7 @@ def _inverse(world: World, relation: Relation, subject: str, thing: str, languag
     return Probe(prompt=fill(relation.inverse[language], thing), target=answer, kind=kind, subject=thing)
 
 
-def _consequences(world: World, name: str, subject: str, thing: str, language: str) -> Iterator[Probe]:
+def consequences(world: World, name: str, subject: str, thing: str, language: str) -> Iterator[Probe]:
     """What two-step relations say of the subject if its `name` is `thing`."""
     for composed in world.relations:
         if composed.path[:1] != (name,):
@@ -106,8 +108,8 @@ def _request(world: World, fact: Fact, rng: random.Random) -> EditRequest:
         target_new=new,
         target_true=fact.object,
         paraphrases=tuple(_paraphrase(fact, form, new) for form in forms),
-        portability=_portability(world, fact, new),
-        locality=_locality(world, fact, new, rng),
+        portability=portability(world, fact, new),
+        locality=locality(world, fact, new, rng),
         generation_prompts=tuple(fill(form, fact.subject) for form in (fact.template, *forms[:2])),
         source=f"world/{world.kind}",
     )
@@ -118,21 +120,21 @@ def _paraphrase(fact: Fact, form: str, new: str) -> Probe:
     return Probe(prompt=fill(form, fact.subject), target=new, kind=kind, subject=fact.subject)
 
 
-def _portability(world: World, fact: Fact, new: str) -> dict[str, tuple[Probe, ...]]:
+def portability(world: World, fact: Fact, new: str) -> dict[str, tuple[Probe, ...]]:
     """Alias, two-step consequences that the edit changes, and the inverse or symmetric statement."""
     alias = tuple(
         Probe(prompt=fill(fact.template, name), target=new, kind="alias", subject=name) for name in fact.subject_aliases
     )
     old = {p.prompt: p.target for p in fact.consequences}
-    then = _consequences(world, fact.relation, fact.subject, new, "en")
+    then = consequences(world, fact.relation, fact.subject, new, "en")
     reasoning = tuple(probe for probe in then if old[probe.prompt] != probe.target)
     relation = world.relation(fact.relation)
-    logical = _inverse(world, relation, fact.subject, new, "en")
+    logical = inverse(world, relation, fact.subject, new, "en")
     found = {"alias": alias, "reasoning": reasoning, "logical": (logical,) if logical else ()}
     return {group: probes for group, probes in found.items() if probes}
 
 
-def _locality(world: World, fact: Fact, new: str, rng: random.Random) -> dict[str, tuple[Probe, ...]]:
+def locality(world: World, fact: Fact, new: str, rng: random.Random) -> dict[str, tuple[Probe, ...]]:
     """What must stay: other subjects, other relations of this subject, both also after the edited statement."""
     others = [f for f in world.facts if f.relation == fact.relation and f.subject != fact.subject]
     # Neighbours in CounterFact's sense have the edit's old object; where there are too few, others fill the places.
