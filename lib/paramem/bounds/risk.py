@@ -1,0 +1,169 @@
+r"""Bounds on the expected risk of a model that was chosen by looking at the data (lotfi2023nonvacuous, section 4).
+
+A model h has the risk r(h, x) on a document x, somewhere in an interval of length ``loss_range``. Seen are m documents,
+drawn independently; wanted is the expected risk R(h). What was chosen by looking at them is paid for in bits: a prior
+gives h, described in C bits by a code fixed beforehand, the probability 2^-C.
+
+==============  ====================  ===================================================================
+paper           code                  meaning
+==============  ====================  ===================================================================
+R^(h)           ``empirical_risk``    mean risk over the documents that were looked at
+Delta           ``loss_range``        length of the interval that a document's risk lies in
+log2 1/P(h)     ``complexity_bits``   length of the prefix-free code of everything that was chosen
+m               ``m``                 documents that the model was trained on, or could have been
+n               ``n``                 documents of these, drawn at random, that the empirical risk is a mean over
+delta           ``delta``             probability with which the bound may fail
+==============  ====================  ===================================================================
+
+Each function returns an upper bound on R(h) that holds with probability at least 1 - delta over the draw of documents,
+for all h at once, and never lies below ``empirical_risk``. Logarithms are natural, bits are turned into nats.
+"""
+
+from __future__ import annotations
+
+import math
+
+from scipy.optimize import minimize_scalar
+
+from paramem.errors import BadParameter
+
+
+def prefix_free_bits(compressed_bits: float, extra_bits: float = 0.0) -> float:
+    """The length of a self-delimiting code of something compressed into ``compressed_bits``: C + 2 log2 C, and extra.
+
+    The two logarithms pay for saying where the code ends (lotfi2023nonvacuous, section 4.1). ``extra_bits`` pays for
+    what was searched beside the weights: ceil(log2 k) for a choice among k.
+    """
+    if not compressed_bits >= 0 or not extra_bits >= 0:
+        raise BadParameter(f"compressed_bits={compressed_bits}, extra_bits={extra_bits}: numbers of bits, 0 or more.")
+    return compressed_bits + 2 * math.log2(max(compressed_bits, 1.0)) + extra_bits
+
+
+def bits_of_choice(n_choices: int) -> int:
+    """What it costs to name one of so many settings that were tried, whole bits."""
+    if n_choices < 1:
+        raise BadParameter(f"n_choices={n_choices}: a choice is among one thing at least.")
+    return math.ceil(math.log2(n_choices))
+
+
+def finite_hypothesis_bound(
+    empirical_risk: float, loss_range: float, complexity_bits: float, m: int, delta: float
+) -> float:
+    """R(h) <= R^(h) + Delta sqrt((log 1/P(h) + log 1/delta) / 2m). Eq. (1), lotfi2023nonvacuous.
+
+    Hoeffding's inequality for one h, and a union over all h that spends the failure probability by the prior.
+    """
+    _check(empirical_risk, loss_range, complexity_bits, delta, m=m)
+    return empirical_risk + loss_range * _deviation(complexity_bits, delta, m)
+
+
+def subsampled_bound(
+    empirical_risk: float, loss_range: float, complexity_bits: float, m: int, n: int, delta: float
+) -> float:
+    """The bound when the empirical risk is a mean over n of the m documents only. Eq. (3), lotfi2023nonvacuous.
+
+    Two things can fail, the m documents and the n draws (with replacement) from them; s = n / (n + m) of delta is spent
+    on the first. The second needs no union over models, because the draws come after the training.
+    """
+    _check(empirical_risk, loss_range, complexity_bits, delta, m=m, n=n)
+    if n > m:
+        raise BadParameter(f"n={n} documents cannot be a subsample of m={m}: draw at most m.")
+    s = n / (n + m)
+    return empirical_risk + loss_range * (
+        _deviation(complexity_bits, s * delta, m) + _deviation(0.0, (1 - s) * delta, n)
+    )
+
+
+def _deviation(bits: float, delta: float, samples: int) -> float:
+    return math.sqrt((bits * math.log(2) - math.log(delta)) / (2 * samples))
+
+
+def hoeffding_samples(gap: float, delta: float, loss_range: float = 1.0) -> int:
+    """How many documents show the risk of a model fixed beforehand up to ``gap``, with probability 1 - delta.
+
+    The n at which Delta sqrt(log(1/delta) / 2n) falls to ``gap``.
+    """
+    _check(0.0, loss_range, 0.0, delta, m=1)
+    if not 0 < gap < math.inf:
+        raise BadParameter(f"gap={gap}: a positive number.")
+    return math.ceil(loss_range**2 * math.log(1 / delta) / (2 * gap**2))
+
+
+def kl_bound(empirical_risk: float, complexity_bits: float, m: int, delta: float) -> float:
+    """The largest p with kl(R^(h) || p) <= (log 1/P(h) + log 1/delta) / m, for risks in [0, 1].
+
+    Chernoff's inequality in the place of Hoeffding's: never worse, and much better where the empirical risk is small.
+    kl(q || p) is the divergence between coins, monotone in p above q, so bisection finds it.
+    """
+    _check(empirical_risk, 1.0, complexity_bits, delta, m=m)
+    if empirical_risk > 1:
+        raise BadParameter(f"empirical_risk={empirical_risk}: this bound is for risks between 0 and 1.")
+    allowed = (complexity_bits * math.log(2) - math.log(delta)) / m
+    low, high = empirical_risk, 1.0
+    while high - low > 1e-15 * max(1.0, high):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (low, middle) if _kl(empirical_risk, middle) > allowed else (middle, high)
+    return high
+
+
+def _kl(q: float, p: float) -> float:
+    """KL divergence of a coin that shows heads with q from one with p, nats."""
+    heads = q * math.log(q / p) if q > 0 else 0.0
+    return heads + ((1 - q) * math.log((1 - q) / (1 - p)) if q < 1 else 0.0)
+
+
+def mcallester_bound(empirical_risk: float, complexity_bits: float, m: int, delta: float) -> float:
+    """R^(h) + sqrt((log 1/P(h) + log(m / delta)) / (2m - 1)), McAllester's bound for risks in [0, 1]."""
+    _check(empirical_risk, 1.0, complexity_bits, delta, m=m)
+    return empirical_risk + math.sqrt((complexity_bits * math.log(2) + math.log(m / delta)) / (2 * m - 1))
+
+
+def convexity_bound(empirical_risk: float, complexity_bits: float, m: int, delta: float) -> float:
+    """R^(h) / (1 - lam/2) + (log 1/P(h) + log(2 sqrt(m) / delta)) / (m lam (1 - lam/2)) at its best lam in (0, 2).
+
+    The kl bound relaxed until its minimum has a closed form: for risks in [0, 1].
+    """
+    _check(empirical_risk, 1.0, complexity_bits, delta, m=m)
+    nats = complexity_bits * math.log(2) + math.log(2 * math.sqrt(m) / delta)
+    lam = 2 / (math.sqrt(2 * m * empirical_risk / nats + 1) + 1)
+    return empirical_risk / (1 - lam / 2) + nats / (m * lam * (1 - lam / 2))
+
+
+def catoni_bound(empirical_risk: float, complexity_bits: float, m: int, delta: float, step: float = 1e-4) -> float:
+    """Catoni's bound for risks in [0, 1] at its best temperature, which is paid for.
+
+    For a temperature gamma fixed beforehand, R(h) <= (1 - exp(-gamma q / m)) / (1 - exp(-gamma / m)) with
+    q = R^(h) + (log 1/P(h) + log 1/delta) / gamma. The temperatures (1 + step)^j share delta in proportion to
+    1 / (j + 2)^2; rounding to one of them costs the factor 1 + step.
+    """
+    _check(empirical_risk, 1.0, complexity_bits, delta, m=m)
+    nats = complexity_bits * math.log(2) - math.log(delta)
+
+    def at(log_gamma: float) -> float:
+        gamma = math.exp(log_gamma)
+        union = 2 * math.log(2 + log_gamma / math.log1p(step))
+        q = empirical_risk + (1 + step) * (nats + union) / gamma
+        return math.expm1(-gamma * q / m) / math.expm1(-gamma / m)
+
+    best = minimize_scalar(at, bounds=(0, 4 + math.log(m)), method="bounded", options={"xatol": 1e-9})
+    return max(float(best.fun), empirical_risk)
+
+
+def _check(empirical_risk: float, loss_range: float, complexity_bits: float, delta: float, **documents: int) -> None:
+    """Raises BadParameter naming the first quantity that no theorem here covers."""
+    if not 0 < delta < 1:
+        raise BadParameter(f"delta={delta}: the probability with which the bound may fail, between 0 and 1.")
+    for name, number in documents.items():
+        if number < 1:
+            raise BadParameter(f"{name}={number}: at least one document.")
+    if not 0 <= complexity_bits < math.inf:
+        raise BadParameter(f"complexity_bits={complexity_bits}: the length of a code, finite and not negative.")
+    if not 0 < loss_range < math.inf:
+        raise BadParameter(
+            f"loss_range={loss_range}: the loss must be bounded. A negative log-likelihood is not, until predictions "
+            "are smoothed: see paramem.bounds.smoothing."
+        )
+    if not 0 <= empirical_risk < math.inf:
+        raise BadParameter(f"empirical_risk={empirical_risk}: a finite mean of losses, 0 or more.")

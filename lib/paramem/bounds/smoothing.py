@@ -1,0 +1,118 @@
+r"""Predictions mixed with guessing, so that a document's loss is bounded (lotfi2023nonvacuous, section 4.3).
+
+p_h(x_i | x_<i) = (1 - alpha) p_theta(x_i | x_<i) + alpha / V, Eq. (2), with V the size of the vocabulary. The bits per
+token of a document then lie between log2(V / alpha) - Delta and log2(V / alpha), with Delta = log2(1 + (1 - alpha) V /
+alpha): a larger alpha narrows the interval and worsens the predictions. alpha may be chosen by looking at the data; the
+choice costs bits, once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from paramem.bounds.risk import bits_of_choice, finite_hypothesis_bound, subsampled_bound
+from paramem.errors import BadInput, BadParameter
+
+ALPHAS = tuple(10.0 ** (-k / 4) for k in range(1, 25))  # from 0.56 to 1e-6, four a decade
+
+
+class Interval(NamedTuple):
+    """Bits per token of any document: lowest, highest."""
+
+    low: float
+    high: float
+
+    @property
+    def length(self) -> float:
+        """Delta, the ``loss_range`` of the bounds."""
+        return self.high - self.low
+
+
+def smoothed_interval(alpha: float, vocabulary: int) -> Interval:
+    """Between which bits per token every document lies under smoothed predictions. Section 4.3, lotfi2023nonvacuous."""
+    _check(alpha, vocabulary)
+    highest = math.log2(vocabulary / alpha)
+    return Interval(highest - math.log2(1 + (1 - alpha) * vocabulary / alpha), highest)
+
+
+def smoothed_bits(logprobs: Tensor, alpha: float, vocabulary: int) -> Tensor:
+    """-log2 of the smoothed probability of each token, of the shape of ``logprobs`` (natural logarithms)."""
+    _check(alpha, vocabulary)
+    return -torch.log2((1 - alpha) * logprobs.double().exp() + alpha / vocabulary)
+
+
+def bits_per_dimension(documents: Sequence[Tensor], alpha: float, vocabulary: int) -> Tensor:
+    """BPD(h, X) of each document, (documents,): its smoothed bits divided by its length.
+
+    documents: for each the log-probabilities of its tokens, (tokens,).
+    """
+    if not documents:
+        raise BadInput("no documents: the empirical risk is a mean over at least one.")
+    lengths = torch.tensor([len(each) for each in documents])
+    if not bool(lengths.all()):
+        raise BadInput(f"document {int(lengths.argmin())} has no token.")
+    owner = torch.repeat_interleave(torch.arange(len(documents)), lengths)
+    bits = smoothed_bits(torch.cat([each.flatten() for each in documents]), alpha, vocabulary)
+    return torch.zeros(len(documents), dtype=torch.float64).index_add(0, owner, bits.cpu()) / lengths
+
+
+class SmoothedBound(NamedTuple):
+    """The best bound over the alphas that were tried.
+
+    bound           on the expected bits per token of a document
+    empirical_risk  mean bits per token of the documents looked at, smoothed
+    vacuous         whether guessing, log2 V bits, is no worse than the bound
+    """
+
+    bound: float
+    alpha: float
+    empirical_risk: float
+    loss_range: float
+    vacuous: bool
+
+
+def best_smoothed_bound(
+    documents: Sequence[Tensor],
+    vocabulary: int,
+    complexity_bits: float,
+    m: int,
+    delta: float,
+    *,
+    alphas: Sequence[float] = ALPHAS,
+    subsample: bool = True,
+) -> SmoothedBound:
+    """The bound of Eq. (3) (or Eq. (1), where all m documents were looked at) with the alpha that makes it smallest.
+
+    Naming one of the alphas costs ceil(log2 k) bits; they are added here, once, and must not stand in
+    ``complexity_bits``. subsample: the documents are draws from the m, not all of them.
+    """
+    bits = complexity_bits + bits_of_choice(len(alphas))
+    if not subsample and len(documents) != m:
+        raise BadInput(
+            f"{len(documents)} documents are given, and m={m}: give all of them, or say that they are a part."
+        )
+    found = []
+    for alpha in alphas:
+        interval = smoothed_interval(alpha, vocabulary)
+        risk = float(bits_per_dimension(documents, alpha, vocabulary).mean())
+        if subsample:
+            bound = subsampled_bound(risk, interval.length, bits, m, len(documents), delta)
+        else:
+            bound = finite_hypothesis_bound(risk, interval.length, bits, m, delta)
+        found.append(SmoothedBound(bound, alpha, risk, interval.length, bound >= math.log2(vocabulary)))
+    return min(found)
+
+
+def _check(alpha: float, vocabulary: int) -> None:
+    if not 0 < alpha < 1:
+        raise BadParameter(
+            f"alpha={alpha}: the share of guessing in a prediction, between 0 and 1. Without smoothing (0) the loss is "
+            "unbounded and no bound follows."
+        )
+    if vocabulary < 2:
+        raise BadParameter(f"vocabulary={vocabulary}: at least two tokens.")

@@ -1,0 +1,188 @@
+"""Bounds: parity with published numbers, what they must be monotone in, how often they hold."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paramem.bounds.risk import (
+    bits_of_choice,
+    catoni_bound,
+    convexity_bound,
+    finite_hypothesis_bound,
+    hoeffding_samples,
+    kl_bound,
+    mcallester_bound,
+    prefix_free_bits,
+    subsampled_bound,
+)
+from paramem.bounds.smoothing import (
+    ALPHAS,
+    best_smoothed_bound,
+    bits_per_dimension,
+    smoothed_bits,
+    smoothed_interval,
+)
+from paramem.errors import BadInput, BadParameter
+from parity import GOLDEN
+
+SETTINGS = json.loads((GOLDEN / "bounds.json").read_text())["settings"]
+UNIT = (kl_bound, mcallester_bound, convexity_bound, catoni_bound)
+risks = st.floats(0.0, 1.0)
+bits = st.floats(0.0, 1e6)
+deltas = st.floats(1e-9, 0.999)
+counts = st.integers(1, 10**8)
+
+
+@pytest.mark.parametrize("each", SETTINGS, ids=lambda each: f"alpha {each['alpha']}")
+def test_parity_with_the_published_code(each: dict[str, float]) -> None:
+    complexity = each["prefix_bits"] + each["misc_extra_bits"]  # the file's bits are prefix-free already
+    m, n, delta = int(each["data_size"]), int(each["sample_size"]), each["epsilon"]
+    assert complexity * math.log(2) == pytest.approx(each["divergence_nats"], rel=1e-12)
+    length = smoothed_interval(each["alpha"], int(each["V"])).length
+    assert length == pytest.approx(each["Delta"], rel=1e-12)
+    ours = {
+        "bpd_bound": subsampled_bound(each["empirical_bpd"], length, complexity, m, n, delta),
+        "top1err_bound_with_train_err_0_68": subsampled_bound(0.68, 1.0, complexity, m, n, delta),
+        "mcallester": mcallester_bound(0.68, complexity, m, delta),
+        "convexity": convexity_bound(0.68, complexity, m, delta),
+        "pac_bayes_opt_acc": catoni_bound(0.68, complexity, m, delta),
+    }
+    for name, value in ours.items():
+        assert value == pytest.approx(each[name], abs=1e-9), name
+    assert finite_hypothesis_bound(each["empirical_bpd"], length, complexity, m, delta) < each["bpd_bound"] - 0.1
+
+
+def test_the_end_of_a_code_is_paid_for() -> None:
+    assert prefix_free_bits(1024.0) == 1024 + 2 * 10
+    assert prefix_free_bits(1024.0, 7) == 1024 + 2 * 10 + 7
+    assert prefix_free_bits(0.0) == 0
+    lengths = [math.ceil(prefix_free_bits(float(k))) for k in range(1, 400)]
+    kraft = sum(2.0**k * 2.0**-length for k, length in zip(range(1, 400), lengths, strict=True))
+    assert kraft < 1.65, "the lengths are those of a prefix-free code up to a constant: sum of 1/k^2"
+
+
+def test_hoeffding_needs_14979_documents_for_a_gap_of_one_hundredth() -> None:
+    assert hoeffding_samples(gap=0.01, delta=0.05) == 14979
+    assert hoeffding_samples(gap=0.01, delta=0.05, loss_range=2.0) > 4 * 14978
+    shown = finite_hypothesis_bound(0.0, 1.0, 0.0, 14979, 0.05)
+    assert shown <= 0.01 < finite_hypothesis_bound(0.0, 1.0, 0.0, 14978, 0.05)
+
+
+@given(risks, bits, counts, counts, deltas)
+def test_the_subsampled_bound_falls_with_documents_and_rises_with_bits_and_certainty(
+    risk: float, complexity: float, m: int, n: int, delta: float
+) -> None:
+    m, n = max(m, n), min(m, n)
+    here = subsampled_bound(risk, 1.0, complexity, m, n, delta)
+    assert here >= risk
+    assert subsampled_bound(risk, 1.0, complexity + 1, m, n, delta) >= here
+    assert subsampled_bound(risk, 1.0, complexity, m, n, delta / 2) >= here
+    assert subsampled_bound(risk, 2.0, complexity, m, n, delta) >= here
+    assert subsampled_bound(risk, 1.0, complexity, 4 * m, 4 * n, delta) <= here
+    assert here >= finite_hypothesis_bound(risk, 1.0, complexity, m, delta) - 1e-12
+
+
+@pytest.mark.parametrize("bound", UNIT, ids=lambda bound: bound.__name__)
+@given(risk=risks, complexity=bits, m=st.integers(2, 10**8), delta=deltas)
+def test_bounds_on_errors_are_monotone_and_above_the_empirical_risk(bound, risk, complexity, m, delta) -> None:
+    here = bound(risk, complexity, m, delta)
+    assert here >= risk - 1e-12
+    assert bound(risk, complexity + 1, m, delta) >= here - 1e-9
+    assert bound(risk, complexity, m, delta / 2) >= here - 1e-9
+    assert bound(risk, complexity, 4 * m, delta) <= here + 1e-9
+
+
+@given(risks, bits, counts, deltas)
+def test_chernoff_is_never_worse_than_hoeffding(risk: float, complexity: float, m: int, delta: float) -> None:
+    hoeffding = min(1.0, finite_hypothesis_bound(risk, 1.0, complexity, m, delta))
+    assert kl_bound(risk, complexity, m, delta) <= hoeffding + 1e-12
+
+
+def test_the_bounds_hold_as_often_as_they_promise_and_without_the_bits_they_do_not() -> None:
+    """The best of 64 coins of equal bias, chosen by its tosses: six bits pay for the choice."""
+    generator, coins, m, delta, truth = np.random.default_rng(0), 64, 200, 0.2, 0.5
+    tosses = generator.binomial(m, truth, size=(4000, coins)).min(axis=1) / m
+    paid = bits_of_choice(coins)
+    for bound in (
+        lambda risk, c: finite_hypothesis_bound(risk, 1.0, c, m, delta),
+        lambda r, c: kl_bound(r, c, m, delta),
+    ):
+        covered = np.mean([bound(float(risk), paid) >= truth for risk in tosses])
+        naive = np.mean([bound(float(risk), 0.0) >= truth for risk in tosses])
+        assert covered >= 1 - delta
+        assert naive < 1 - delta, "the control: a choice that is not paid for breaks the promise"
+
+
+@given(st.lists(st.floats(-60, 0), min_size=1, max_size=30), st.floats(1e-6, 0.99), st.integers(2, 60000))
+def test_a_document_s_bits_lie_in_the_interval_whatever_the_model_says(
+    logprobs: list[float], alpha: float, vocabulary: int
+) -> None:
+    interval = smoothed_interval(alpha, vocabulary)
+    [bpd] = bits_per_dimension([torch.tensor(logprobs, dtype=torch.float64)], alpha, vocabulary).tolist()
+    assert interval.low - 1e-9 <= bpd <= interval.high + 1e-9
+    ends = smoothed_bits(torch.tensor([0.0, -math.inf]), alpha, vocabulary).tolist()
+    assert ends == pytest.approx([interval.low, interval.high], abs=1e-9), "both ends are reached"
+
+
+def test_bits_per_dimension_are_means_over_documents_and_not_over_tokens() -> None:
+    sure, unsure = torch.zeros(9), torch.full((1,), -10.0)
+    each = bits_per_dimension([sure, unsure], 0.1, 100)
+    assert each[0] == pytest.approx(float(smoothed_bits(sure, 0.1, 100).mean()))
+    pooled = float(smoothed_bits(torch.cat([sure, unsure]), 0.1, 100).mean())
+    assert float(each.mean()) > pooled + 0.5
+
+
+def test_the_choice_of_alpha_is_paid_for_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    documents = [-torch.rand(20, generator=generator) * 4 for _ in range(50)]
+    best = best_smoothed_bound(documents, 1000, 500.0, 10_000, 0.05)
+    by_hand = [
+        subsampled_bound(
+            float(bits_per_dimension(documents, a, 1000).mean()),
+            smoothed_interval(a, 1000).length,
+            500.0 + math.ceil(math.log2(len(ALPHAS))),
+            10_000,
+            50,
+            0.05,
+        )
+        for a in ALPHAS
+    ]
+    assert best.bound == pytest.approx(min(by_hand))
+    assert best.alpha == ALPHAS[int(np.argmin(by_hand))]
+    alone = best_smoothed_bound(documents, 1000, 500.0, 10_000, 0.05, alphas=[best.alpha])
+    assert alone.bound < best.bound, "an alpha fixed beforehand costs nothing"
+    assert not best.vacuous
+    assert best_smoothed_bound(documents, 1000, 1e7, 10_000, 0.05).vacuous
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: finite_hypothesis_bound(0.1, 1.0, 10, 100, 0.0), "delta=0.0"),
+        (lambda: finite_hypothesis_bound(0.1, 1.0, 10, 100, 1.0), "delta=1.0"),
+        (lambda: finite_hypothesis_bound(0.1, 1.0, -1, 100, 0.05), "complexity_bits=-1"),
+        (lambda: finite_hypothesis_bound(0.1, math.inf, 10, 100, 0.05), "smoothed"),
+        (lambda: finite_hypothesis_bound(math.nan, 1.0, 10, 100, 0.05), "empirical_risk=nan"),
+        (lambda: finite_hypothesis_bound(0.1, 1.0, 10, 0, 0.05), "m=0"),
+        (lambda: subsampled_bound(0.1, 1.0, 10, 100, 101, 0.05), "n=101"),
+        (lambda: kl_bound(1.5, 10, 100, 0.05), "between 0 and 1"),
+        (lambda: prefix_free_bits(-3), "compressed_bits=-3"),
+        (lambda: bits_of_choice(0), "n_choices=0"),
+        (lambda: hoeffding_samples(0.0, 0.05), "gap=0.0"),
+        (lambda: smoothed_interval(0.0, 10), "alpha=0.0"),
+        (lambda: smoothed_interval(0.5, 1), "vocabulary=1"),
+        (lambda: bits_per_dimension([], 0.5, 10), "no documents"),
+        (lambda: bits_per_dimension([torch.zeros(0)], 0.5, 10), "no token"),
+        (lambda: best_smoothed_bound([torch.zeros(3)], 10, 5, 9, 0.1, subsample=False), "1 documents"),
+    ],
+)
+def test_what_no_theorem_covers_is_refused(call, message: str) -> None:
+    with pytest.raises((BadParameter, BadInput), match=message):
+        call()
