@@ -9,7 +9,7 @@ import pytest
 from families import make_lm
 from paramem.errors import BadInput
 from paramem.facts import Fact
-from paramem.material import edits_for, facts_for, known_facts, text_for, world_behind
+from paramem.material import edits_for, facts_for, known_facts, part_of, text_for, world_behind
 from paramem.models import load
 
 
@@ -67,3 +67,13 @@ def test_the_two_sides_of_the_split_share_no_subject(testbed) -> None:
     assert 0.5 < len(train) / (len(train) + len(test)) < 0.9
     with pytest.raises(BadInput, match="for tests"):
         edits_for(testbed, part="test", n=len(everyone) * 10)
+
+
+def test_edits_of_a_task_come_from_the_world_alone(testbed) -> None:
+    inserted = edits_for(testbed, task="insertion", n=20, part="test")
+    assert all(edit.source == "world/recall/insertion" and edit.target_true is None for edit in inserted)
+    assert {part_of(edit.subject) for edit in inserted} == {"test"}
+    with pytest.raises(BadInput, match="counterfact"):
+        edits_for(testbed, task="sanitation")
+    with pytest.raises(BadInput, match="of a world"):
+        edits_for(testbed, "counterfact.json", task="insertion")

@@ -19,6 +19,7 @@ from paramem.readers import read_facts, read_requests
 if TYPE_CHECKING:
     from paramem.models import LM
     from paramem.world import World
+    from paramem.world.task_facts import Task
 
 
 def facts_for(lm: LM, dataset: str = "world") -> tuple[Fact, ...]:
@@ -67,14 +68,18 @@ def edits_for(
     seed: int = 0,
     relations: str = "all",
     part: Part = "all",
+    task: Task | None = None,
 ) -> list[EditRequest]:
     """``n`` edits (all by default) in random order with every probe that comes with them.
 
     relations: "all", names with commas between, or, in a world, "people" for the relations of people.
     part: edits of all subjects, or of one side of the split that editors are trained and tested on.
-    Raises BadInput when there are fewer than ``n``.
+    task: in a world, edits of one of KnowEdit's tasks ("insertion", "question", ...) in place of counterfactual ones.
+    Raises BadInput when there are fewer than ``n``, or when the task cannot be asked here.
     """
-    if dataset == "world":
+    if task is not None:
+        requests = _of_task(lm, dataset, task, seed)
+    elif dataset == "world":
         requests = list(world_behind(lm).edit_requests(None, seed))
     else:
         requests = list(read_requests(dataset))
@@ -89,6 +94,14 @@ def edits_for(
             "fewer (-p n_edits=...)."
         )
     return found[:n]
+
+
+def _of_task(lm: LM, dataset: str, task: Task, seed: int) -> list[EditRequest]:
+    from paramem.world.tasks import task_requests
+
+    if dataset != "world":
+        raise BadInput(f"task={task!r} chooses among the edits of a world; {dataset!r} holds those of its own task.")
+    return list(task_requests(world_behind(lm), task, None, seed))
 
 
 def _on(part: Part) -> str:
