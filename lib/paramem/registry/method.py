@@ -104,22 +104,66 @@ class Method:
             BadParameter: the method is no editor, its settings have no such field, the layer does not exist.
             BadInput: requests contradict each other, or a material is missing.
         """
-        from paramem.editing.requests import check_requests, without_known
         from paramem.editing.sequence import in_sequence
+
+        given = {"texts": texts, "facts": facts, "trained": trained}
+        many, chosen, extra = self._ready(lm, requests, layer, given, known, settings, together=True)
+        function = self.resolve()
+        if self._takes_many:
+            return function(lm, many, settings=chosen, **extra)  # type: ignore[no-any-return]
+        return in_sequence(lm, many, lambda now, one: function(now, one, settings=chosen, **extra))
+
+    def edit_each(
+        self,
+        lm: LM,
+        requests: Sequence[EditRequest],
+        *,
+        layer: int | None = None,
+        texts: Sequence[str] = (),
+        facts: Sequence[Fact] = (),
+        trained: Any = None,
+        known: Literal["raise", "keep"] = "raise",
+        **settings: Any,
+    ) -> list[Intervention]:
+        """Every request as an edit of its own on the model as it is; the arguments are those of `edit`.
+
+        Side by side where the module has a function for it (``<function>_each``), else one by one.
+        """
+        given = {"texts": texts, "facts": facts, "trained": trained}
+        many, chosen, extra = self._ready(lm, requests, layer, given, known, settings, together=False)
+        together = getattr(importlib.import_module(self.module), f"{self.function}_each", None)
+        if together is not None:
+            return list(together(lm, many, settings=chosen, **extra))
+        function = self.resolve()
+        return [function(lm, [one] if self._takes_many else one, settings=chosen, **extra) for one in many]
+
+    @property
+    def _takes_many(self) -> bool:
+        return "requests" in inspect.signature(self.resolve()).parameters
+
+    def _ready(
+        self,
+        lm: LM,
+        requests: EditRequest | Sequence[EditRequest],
+        layer: int | None,
+        given: Mapping[str, Any],
+        known: Known,
+        settings: Mapping[str, Any],
+        *,
+        together: bool,
+    ) -> tuple[tuple[EditRequest, ...], Any, dict[str, Any]]:
+        """(the checked requests, the settings, the materials that the function takes)."""
+        from paramem.editing.requests import check_requests, without_known
 
         if self.kind != "editor":
             raise BadParameter(f"{self.name} is a {self.kind}, not an editor")
         chosen = self._settings(settings, layer)
         layers = getattr(chosen, "layers", None) or [getattr(chosen, "layer", None)]
-        many = check_requests(lm, requests, [each for each in layers if each is not None])
+        many = check_requests(lm, requests, [each for each in layers if each is not None], together=together)
         many = without_known(lm, many, known)
-        function = self.resolve()
-        takes = inspect.signature(function).parameters
-        given = {"texts": texts, "facts": facts, "trained": trained}
+        takes = inspect.signature(self.resolve()).parameters
         extra = {name: self._material(name, lm, chosen, given) for name in EDIT_MATERIALS if name in takes}
-        if "requests" in takes:
-            return function(lm, many, settings=chosen, **extra)  # type: ignore[no-any-return]
-        return in_sequence(lm, many, lambda now, one: function(now, one, settings=chosen, **extra))
+        return many, chosen, extra
 
     def _settings(self, given: Mapping[str, Any], layer: int | None) -> Any:
         """The settings with the variant's values, those of the caller, and the layer where they have a place for it."""
