@@ -7,6 +7,7 @@ model back on the right way.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -130,6 +131,16 @@ def begins_with(text: str, answers: Sequence[str]) -> bool:
             if not (rest and rest[0].isalnum() and wanted[-1].isalnum()):
                 return True
     return False
+
+
+def contains(text: str, answer: str) -> bool:
+    """Whether a text holds an answer anywhere, as whole words; letter case and spacing are ignored.
+
+    >>> contains("He lives in New  York.", "new york"), contains("Newton", "new")
+    (True, False)
+    """
+    said, wanted = (" ".join(each.split()).casefold() for each in (text, answer))
+    return bool(wanted) and re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", said) is not None
 
 
 def shared(first: Sequence[int], second: Sequence[int], n: int) -> float:

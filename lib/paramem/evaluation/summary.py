@@ -35,6 +35,8 @@ STATISTICS = (
     Statistic(column="margin", level="sequence", against="rival", share=False),  # efficacy magnitude, meng2022rome
     Statistic(column="kl", level="distribution", against="own answer", share=False),
     Statistic(column="entropy", level="text", against="nothing", share=False),
+    Statistic(column="sentiment", level="distribution", against="rival", share=False),  # see evaluation.knowedit
+    Statistic(column="leaked", level="text", against="rival"),
 )
 Numbers = NDArray[np.float64]
 Integers = NDArray[np.int64]
