@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paramem.bounds.risk import (
@@ -32,7 +32,7 @@ from paramem.bounds.smoothing import (
 from paramem.errors import BadInput, BadParameter
 from parity import GOLDEN
 
-SETTINGS = json.loads((GOLDEN / "bounds.json").read_text())["settings"]
+CASES = json.loads((GOLDEN / "bounds.json").read_text())["settings"]
 UNIT = (kl_bound, mcallester_bound, convexity_bound, catoni_bound)
 risks = st.floats(0.0, 1.0)
 bits = st.floats(0.0, 1e6)
@@ -40,7 +40,7 @@ deltas = st.floats(1e-9, 0.999)
 counts = st.integers(1, 10**8)
 
 
-@pytest.mark.parametrize("each", SETTINGS, ids=lambda each: f"alpha {each['alpha']}")
+@pytest.mark.parametrize("each", CASES, ids=lambda each: f"alpha {each['alpha']}")
 def test_parity_with_the_published_code(each: dict[str, float]) -> None:
     complexity = each["prefix_bits"] + each["misc_extra_bits"]  # the file's bits are prefix-free already
     m, n, delta = int(each["data_size"]), int(each["sample_size"]), each["epsilon"]
@@ -75,6 +75,7 @@ def test_hoeffding_needs_14979_documents_for_a_gap_of_one_hundredth() -> None:
     assert shown <= 0.01 < finite_hypothesis_bound(0.0, 1.0, 0.0, 14978, 0.05)
 
 
+@settings(deadline=None)
 @given(risks, bits, counts, counts, deltas)
 def test_the_subsampled_bound_falls_with_documents_and_rises_with_bits_and_certainty(
     risk: float, complexity: float, m: int, n: int, delta: float
@@ -90,6 +91,7 @@ def test_the_subsampled_bound_falls_with_documents_and_rises_with_bits_and_certa
 
 
 @pytest.mark.parametrize("bound", UNIT, ids=lambda bound: bound.__name__)
+@settings(deadline=None)
 @given(risk=risks, complexity=bits, m=st.integers(2, 10**8), delta=deltas)
 def test_bounds_on_errors_are_monotone_and_above_the_empirical_risk(bound, risk, complexity, m, delta) -> None:
     here = bound(risk, complexity, m, delta)
@@ -99,6 +101,7 @@ def test_bounds_on_errors_are_monotone_and_above_the_empirical_risk(bound, risk,
     assert bound(risk, complexity, 4 * m, delta) <= here + 1e-9
 
 
+@settings(deadline=None)
 @given(risks, bits, counts, deltas)
 def test_chernoff_is_never_worse_than_hoeffding(risk: float, complexity: float, m: int, delta: float) -> None:
     hoeffding = min(1.0, finite_hypothesis_bound(risk, 1.0, complexity, m, delta))
@@ -120,6 +123,7 @@ def test_the_bounds_hold_as_often_as_they_promise_and_without_the_bits_they_do_n
         assert naive < 1 - delta, "the control: a choice that is not paid for breaks the promise"
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-60, 0), min_size=1, max_size=30), st.floats(1e-6, 0.99), st.integers(2, 60000))
 def test_a_document_s_bits_lie_in_the_interval_whatever_the_model_says(
     logprobs: list[float], alpha: float, vocabulary: int
