@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from paramem.editing.fine_tuning import FineTuneSettings, fine_tune
+from paramem.editing.fine_tuning import FineTuneSettings, fine_tune, fine_tune_each
 from paramem.errors import BadParameter
 from paramem.facts import EditRequest
 from parity import facts, tiny
@@ -79,7 +79,17 @@ def test_the_model_is_as_before_also_when_tuning_fails(monkeypatch: pytest.Monke
 
 
 def test_bad_input() -> None:
-    with pytest.raises(BadParameter, match="layers 0..5"):
+    with pytest.raises(BadParameter, match=r"layers 0\.\.5"):
         fine_tune(tiny(), [request(0)], FineTuneSettings(layer=9))
     with pytest.raises(BadParameter, match="bound"):
         FineTuneSettings(layer=0, bound=0.0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"objective": "last-token"}, {"bound": 2e-3}, {"lr": 1e-2, "steps": 40}])
+def test_tuned_side_by_side_is_tuned_alone(settings: dict) -> None:
+    edits, how = [request(i) for i in range(3)] + [request(0, "Berlin Delhi")], FineTuneSettings(layer=1, **settings)
+    together = [next(iter(delta.parts.values())).dense() for delta in fine_tune_each(tiny(), edits, how, batch_size=3)]
+    alone = [next(iter(fine_tune(tiny(), [edit], how).parts.values())).dense() for edit in edits]
+    for one, other in zip(together, alone, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-6)
+    assert not torch.allclose(together[0], together[1], rtol=1e-3, atol=1e-6)

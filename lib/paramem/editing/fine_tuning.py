@@ -14,17 +14,18 @@ appendix E.1). The layers below the tuned one are constant, so a step starts at 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from paramem.arch import Site
 from paramem.editing.requests import check_requests
 from paramem.errors import BadParameter
 from paramem.facts import EditRequest
-from paramem.hooks import Blocks
+from paramem.hooks import Blocks, Patch
 from paramem.interventions import Dense, WeightDelta
 from paramem.models import LM
 from paramem.tokens import Batch
@@ -61,11 +62,13 @@ class FineTuneSettings:
             raise BadParameter(f"steps={self.steps}, lr={self.lr}: at least one step and a positive learning rate.")
 
 
-def target_log_probabilities(lm: LM, blocks: Blocks, batch: Batch, settings: FineTuneSettings) -> Tensor:
+def target_log_probabilities(
+    lm: LM, blocks: Blocks, batch: Batch, settings: FineTuneSettings, patch: Mapping[Site, Patch] | None = None
+) -> Tensor:
     """log P of each target token where the objective asks for it, (target tokens of all rows,)."""
     rows, columns = batch.target_mask.nonzero(as_tuple=True)
     asked_at = columns - 1 if settings.objective == "masked" else batch.prompt_lengths[rows] - 1
-    hidden = blocks.forward(blocks.resid_pre[settings.layer], settings.layer)
+    hidden = blocks.forward(blocks.resid_pre[settings.layer], settings.layer, patch=patch)
     return lm.unembed(hidden[rows, asked_at]).log_softmax(-1).gather(1, batch.input_ids[rows, columns, None])[:, 0]
 
 
@@ -99,3 +102,54 @@ def fine_tune(lm: LM, requests: Sequence[EditRequest], settings: FineTuneSetting
         W.requires_grad_(needed_grad)
         with torch.no_grad():
             W.copy_(old)
+
+
+def fine_tune_each(
+    lm: LM, requests: Sequence[EditRequest], settings: FineTuneSettings, *, batch_size: int = 16
+) -> list[WeightDelta]:
+    """Every request tuned on its own, side by side: row i of a forward meets the weights of request i.
+
+    The weights themselves stay as they are; each edit has a change D of its own, which Adam moves as it would move W,
+    and which stands still once its loss is below ``stop_below``.
+    """
+    check_requests(lm, requests, [settings.layer], together=False)
+    if len(requests) > batch_size:
+        parts = [requests[i : i + batch_size] for i in range(0, len(requests), batch_size)]
+        return [delta for part in parts for delta in fine_tune_each(lm, part, settings, batch_size=batch_size)]
+    name, W, transposed = lm.weight(settings.layer, "down")
+    batch = lm.encode([r.prompt for r in requests], [r.target_new for r in requests])
+    owner = batch.target_mask.nonzero(as_tuple=True)[0]
+    share = 1.0 / batch.target_mask.sum(1)[owner]
+    with torch.no_grad():
+        blocks = lm.blocks(batch)
+    D = torch.zeros(len(requests), *W.shape, dtype=W.dtype, device=W.device, requires_grad=True)
+    patch = _own_weights(D, settings.layer, transposed)
+    optimiser, done = torch.optim.Adam([D], lr=settings.lr), torch.zeros(len(requests), dtype=torch.bool)
+    for _ in range(settings.steps):
+        said = target_log_probabilities(lm, blocks, batch, settings, patch)
+        losses = torch.zeros(len(requests), dtype=said.dtype, device=said.device).index_add(0, owner, -said * share)
+        done |= (losses.detach() < settings.stop_below).cpu()
+        if done.all():
+            break
+        (D.grad,) = torch.autograd.grad(losses.sum(), [D])
+        still = D.detach()[done].clone()
+        optimiser.step()
+        with torch.no_grad():
+            if settings.bound is not None:
+                D.clamp_(-settings.bound, settings.bound)
+            D[done] = still
+    return [WeightDelta({name: Dense(change.clone())}) for change in D.detach()]
+
+
+def _own_weights(D: Tensor, layer: int, transposed: bool) -> dict[Site, Patch]:
+    """Adds x D_i to what the down projection answers in row i; x is what it reads. D: (rows, *shape of W)."""
+    read: list[Tensor] = []
+
+    def reading(x: Tensor) -> Tensor:
+        read[:] = [x]
+        return x
+
+    def answering(out: Tensor) -> Tensor:
+        return out + read[0] @ (D if transposed else D.transpose(1, 2))
+
+    return {Site("mlp_hidden", layer): reading, Site("mlp_out", layer): answering}
