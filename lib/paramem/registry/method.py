@@ -137,6 +137,29 @@ class Method:
         function = self.resolve()
         return [function(lm, [one] if self._takes_many else one, settings=chosen, **extra) for one in many]
 
+    def edit_sequence(
+        self,
+        lm: LM,
+        requests: Sequence[EditRequest],
+        *,
+        layer: int | None = None,
+        texts: Sequence[str] = (),
+        facts: Sequence[Fact] = (),
+        trained: Any = None,
+        known: Known = "raise",
+        **settings: Any,
+    ) -> Intervention:
+        """Edits one after the other, each on the model that the earlier ones left; the arguments are those of `edit`.
+
+        What an editor needs beside the edits (second moments, learned networks) stays that of the unedited model.
+        """
+        from paramem.editing.sequence import in_sequence
+
+        given = {"texts": texts, "facts": facts, "trained": trained}
+        many, chosen, extra = self._ready(lm, requests, layer, given, known, settings, together=True)
+        function, alone = self.resolve(), not self._takes_many
+        return in_sequence(lm, many, lambda now, one: function(now, one if alone else [one], settings=chosen, **extra))
+
     @property
     def _takes_many(self) -> bool:
         return "requests" in inspect.signature(self.resolve()).parameters
