@@ -1,0 +1,247 @@
+"""All editors on all tasks, on one ground.
+
+    bench = benchmark(lm, tasks_for(lm), editors(), layer=0, materials=materials_for(lm))
+    bench.numbers()                            # one row per editor, task and measure, with interval and passport
+    bench.table("counterfact", "generated")    # editors beside each other, one protocol
+    bench.refused                              # (editor, task) -> why it could not be run
+
+Every edit is made on the clean model, asked all its probes and taken off again. What the unedited model says is asked
+once per task. An editor that cannot make the edits of a task (nothing was meta-learned for this model, the model has no
+old answer to start from) is listed with the reason that it gives; any other error is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from paramem.benchmarking.configurations import configuration_of
+from paramem.benchmarking.costs import Cost, Meter
+from paramem.benchmarking.stories import fluency_rows, stories
+from paramem.benchmarking.tasks import TASKS, Measure, Protocol
+from paramem.errors import BadInput, BadParameter, ParamemError
+from paramem.evaluation import Baseline, Fluency, Metric, Summary, baseline, compare, evaluate, summarise
+from paramem.evaluation.knowedit import knowedit_columns
+from paramem.evaluation.summary import STATISTICS
+from paramem.facts import EditRequest, Fact
+from paramem.registry import Method, methods
+
+if TYPE_CHECKING:
+    from paramem.interventions import Intervention
+    from paramem.models import LM
+
+Tasks = Mapping[str, Sequence[EditRequest]]
+RESAMPLES = 1000
+SHORT = Fluency(new_tokens=30)  # testbeds read at most 128 tokens at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materials:
+    """What editors may need beside the edits: ordinary text, and facts that the model knows and nobody edits."""
+
+    texts: Sequence[str] = ()
+    facts: Sequence[Fact] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bench:
+    """What `benchmark` found.
+
+    frames   (editor, task) -> the tidy table of `evaluate`, with KnowEdit's columns
+    costs    editor -> cost per edit, over all tasks that it was run on
+    refused  (editor, task) -> why it was not run
+    """
+
+    frames: Mapping[tuple[str, str], pd.DataFrame]
+    costs: Mapping[str, Cost]
+    refused: Mapping[tuple[str, str], str]
+
+    @property
+    def editors(self) -> tuple[str, ...]:
+        """Those that were run, in the order of the call."""
+        return tuple(dict.fromkeys(editor for editor, _ in self.frames))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks, in the survey's order."""
+        asked = {task for _, task in self.frames}
+        return tuple(task for task in TASKS if task in asked)
+
+    @cached_property
+    def metrics(self) -> Mapping[tuple[str, str, str, Measure], Metric]:
+        """(editor, task, state, measure) -> number with interval and passport."""
+        found = {}
+        for (editor, task), frame in self.frames.items():
+            for (state, measure), metric in metrics_of(frame, TASKS[task].measures).items():
+                found[editor, task, state, measure] = metric
+        return found
+
+    def numbers(self, state: str = "after") -> pd.DataFrame:
+        """One row per editor, task and measure: value, interval, passport."""
+        return pd.DataFrame(
+            {"editor": editor, "task": task, "measure": measure.name, "better": measure.better} | metric.as_dict()
+            for (editor, task, at, measure), metric in self.metrics.items()
+            if at == state
+        )
+
+    def table(self, task: str, protocol: Protocol, *, before: bool = True) -> pd.DataFrame:
+        """Editors as rows, the task's measures in one protocol as columns; the first row is the unedited model.
+
+        Raises PassportMismatch rather than put numbers side by side that came about differently.
+        """
+        if task not in self.tasks:
+            raise BadParameter(f"no edits of the task {task!r} were made; there are {', '.join(self.tasks)}")
+        ran = [editor for editor in self.editors if (editor, task) in self.frames]
+        columns: dict[str, dict[str, float]] = {}
+        for measure in TASKS[task].of(protocol):
+            found = {e: m for e in ran if (m := self.metrics.get((e, task, "after", measure)))}
+            if not found:
+                continue
+            compare({editor: Summary((metric,)) for editor, metric in found.items()})
+            columns[measure.name] = {editor: metric.value for editor, metric in found.items()}
+            earlier = self.metrics.get((ran[0], task, "before", measure))
+            if before and earlier is not None:
+                columns[measure.name]["(before)"] = earlier.value
+        rows = ["(before)", *ran] if before else ran
+        return pd.DataFrame(columns).reindex(rows)
+
+
+def editors(names: str = "all") -> tuple[Method, ...]:
+    """The registered editors, or those named, with commas between. Raises BadParameter for a name that is none."""
+    known = {each.name: each for each in methods("editor")}
+    if names == "all":
+        return tuple(known.values())
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if unknown := [name for name in wanted if name not in known]:
+        raise BadParameter(f"no editor is called {unknown[0]!r}; there are {', '.join(known)}")
+    return tuple(known[name] for name in wanted)
+
+
+def benchmark(
+    lm: LM,
+    tasks: Tasks,
+    chosen: Sequence[Method],
+    *,
+    layer: int,
+    materials: Materials | None = None,
+    fluency: Fluency | None = SHORT,
+    batch_size: int | None = None,
+) -> Bench:
+    """Run every editor on every task. layer: the traced one, see `configurations`. fluency: None to leave it out."""
+    if not tasks or not chosen:
+        raise BadInput("nothing to run: benchmark(lm, tasks_for(lm, ...), editors(...)) needs both")
+    grounds = {task: _Ground.of(lm, requests, fluency, batch_size) for task, requests in tasks.items()}
+    frames: dict[tuple[str, str], pd.DataFrame] = {}
+    refused: dict[tuple[str, str], str] = {}
+    costs: dict[str, Cost] = {}
+    for method in chosen:
+        meter, made = Meter(device=lm.device), {}
+        for task, requests in tasks.items():
+            try:
+                with meter.running():
+                    made[task] = edits_of(lm, method, requests, layer=layer, materials=materials or Materials())
+            except ParamemError as error:
+                refused[method.name, task] = str(error)
+        for task, frame in _asked(lm, method.name, tasks, made, grounds, fluency).items():
+            frames[method.name, task] = knowedit_columns(frame)
+        if made:
+            costs[method.name] = meter.cost(lm, [edit for edits in made.values() for edit in edits])
+    return Bench(frames=frames, costs=costs, refused=refused)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Ground:
+    """What the unedited model says to one task."""
+
+    before: Baseline
+    told: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, lm: LM, requests: Sequence[EditRequest], fluency: Fluency | None, batch_size: int | None) -> _Ground:
+        told = [] if fluency is None else fluency_rows(stories(lm, requests, None, fluency), "before")
+        return cls(before=baseline(lm, requests, batch_size=batch_size), told=told)
+
+
+def _asked(
+    lm: LM,
+    name: str,
+    tasks: Tasks,
+    made: Mapping[str, Sequence[Intervention]],
+    grounds: Mapping[str, _Ground],
+    fluency: Fluency | None,
+) -> dict[str, pd.DataFrame]:
+    """Task -> the table of one editor's edits; the texts of all tasks are generated together."""
+    frames = {task: evaluate(lm, tasks[task], made[task], before=grounds[task].before, name=name) for task in made}
+    if fluency is None or not made:
+        return frames
+    everything = [(task, request, edit) for task in made for request, edit in zip(tasks[task], made[task], strict=True)]
+    told = stories(lm, [request for _, request, _ in everything], [edit for *_, edit in everything], fluency)
+    rows = fluency_rows(told, "after")
+    for task in made:
+        own = {request.id for request in tasks[task]}
+        more = [*grounds[task].told, *(row for row in rows if row["request"] in own)]
+        frames[task] = _with_rows(frames[task], more, fluency.seed)
+    return frames
+
+
+def edits_of(
+    lm: LM, method: Method, requests: Sequence[EditRequest], *, layer: int, materials: Materials
+) -> list[Intervention]:
+    """Each request as an edit of its own on the model as it is, with the editor's fixed configuration."""
+    given: dict[str, Any] = configuration_of(method.name).arguments(method, lm, layer)
+    return method.edit_each(lm, requests, texts=materials.texts, facts=materials.facts, known="keep", **given)
+
+
+def metrics_of(
+    frame: pd.DataFrame, measures: Sequence[Measure], *, resamples: int = RESAMPLES
+) -> dict[tuple[str, Measure], Metric]:
+    """(state, measure) -> its number, for the measures that the table has rows for."""
+    wanted = {measure.column for measure in measures}
+    slim = frame.drop(columns=[s.column for s in STATISTICS if s.column not in wanted], errors="ignore")
+    found = {metric.passport.key: metric for metric in summarise(slim, resamples=resamples).metrics}
+    places = {(key[0], key[1], key[2], key[3], key[-1]): metric for key, metric in found.items()}
+    result = {}
+    for state in ("before", "after"):
+        for m in measures:
+            metric = places.get((m.group, m.subgroup, m.column, m.protocol, state))
+            if metric is not None:
+                result[state, m] = metric
+    return result
+
+
+def joined(bench: Bench, editor: str, tasks: Sequence[str]) -> pd.DataFrame:
+    """The tables of one editor over several tasks as one. Raises BadInput where it was not run on all of them."""
+    missing = [task for task in tasks if (editor, task) not in bench.frames]
+    if missing:
+        raise BadInput(f"{editor} was not run on {missing[0]}: {bench.refused.get((editor, missing[0]), 'no edits')}")
+    return pd.concat([bench.frames[editor, task] for task in tasks], ignore_index=True)
+
+
+def _with_rows(frame: pd.DataFrame, rows: Sequence[Mapping[str, Any]], seed: int) -> pd.DataFrame:
+    """Rows of generated texts, with what all rows of the table share."""
+    first = frame.iloc[0]
+    shared = {name: first[name] for name in ("edit", "model", "model_hash")}
+    hashes = dict(zip(frame["request"], frame["request_hash"], strict=True))
+    more = pd.DataFrame([{**row, **shared, "request_hash": hashes[row["request"]]} for row in rows])
+    return pd.concat([frame, more], ignore_index=True).assign(seed=seed)
+
+
+def materials_for(
+    lm: LM, tasks: Tasks, dataset: str = "world", text: str = "world", *, n_texts: int = 1000
+) -> Materials:
+    """Ordinary text, and facts of subjects that no edit of these tasks is about.
+
+    In a world those are facts of the training side; of files, the facts that held before their other edits.
+    """
+    from paramem.material import facts_for, part_of, text_for
+
+    edited = {request.subject for requests in tasks.values() for request in requests}
+    names = [name.strip() for name in dataset.split(",")]
+    facts = [fact for name in names for fact in facts_for(lm, name) if fact.subject not in edited]
+    if dataset == "world":
+        facts = [fact for fact in facts if part_of(fact.subject) == "train"]
+    return Materials(texts=text_for(lm, text, n=n_texts), facts=tuple(facts))

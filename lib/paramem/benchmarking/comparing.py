@@ -1,0 +1,105 @@
+"""Two editors on the same edits: paired differences, who is beaten by nobody, and the paper's table beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from paramem.benchmarking.bench import Bench
+from paramem.benchmarking.tasks import TASKS, Measure, Protocol
+from paramem.errors import BadInput, BadParameter
+from paramem.evaluation import bootstrap
+
+if TYPE_CHECKING:
+    from paramem.taxonomy import Entry
+
+
+class Span(NamedTuple):
+    """A mean and its 95 % bootstrap interval over edits."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def measure_of(task: str, name: str, protocol: Protocol) -> Measure:
+    """A task's measure by name. Raises BadParameter when it has none of that name in that protocol."""
+    found = [each for each in TASKS[task].of(protocol) if each.name == name]
+    if not found:
+        known = ", ".join(each.name for each in TASKS[task].of(protocol))
+        raise BadParameter(f"the task {task!r} has no measure {name!r} in protocol {protocol!r}; it has {known}")
+    return found[0]
+
+
+def per_edit(bench: Bench, editor: str, tasks: Sequence[str], name: str, protocol: Protocol) -> pd.Series:
+    """Mean over the probes of every edit, by request; edits without such probes are left out."""
+    found = []
+    for task in tasks:
+        if (editor, task) not in bench.frames:
+            raise BadInput(f"{editor} was not run on {task}: {bench.refused.get((editor, task), 'no such edits')}")
+        m, frame = measure_of(task, name, protocol), bench.frames[editor, task]
+        rows = frame[frame["state"].eq("after") & frame["protocol"].eq(m.protocol) & frame["group"].eq(m.group)]
+        rows = rows if m.subgroup == "all" else rows[rows["subgroup"].eq(m.subgroup)]
+        found.append(rows.groupby("request", sort=True)[m.column].mean().dropna())
+    return pd.Series(pd.concat(found), dtype=np.float64)
+
+
+def span(values: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: int = 2000) -> Span:
+    """Raises BadParameter when there is nothing to average."""
+    numbers = np.asarray(values, dtype=np.float64)
+    low, high = bootstrap(numbers, np.random.default_rng(seed), resamples=resamples)
+    return Span(float(numbers.mean()), low, high)
+
+
+def mean(bench: Bench, editor: str, tasks: Sequence[str], name: str, protocol: Protocol = "generated") -> Span:
+    """A measure of one editor over the edits of several tasks."""
+    return span(per_edit(bench, editor, tasks, name, protocol).to_numpy())
+
+
+def difference(
+    bench: Bench, one: str, other: str, tasks: Sequence[str], name: str, protocol: Protocol = "generated"
+) -> Span:
+    """`one` minus `other`, edit by edit."""
+    sides = [per_edit(bench, editor, tasks, name, protocol) for editor in (one, other)]
+    return span((sides[0] - sides[1]).dropna().to_numpy())
+
+
+def within(
+    bench: Bench, editor: str, tasks: Sequence[str], name: str, than: str, protocol: Protocol = "generated"
+) -> Span:
+    """One measure minus another of the same editor, edit by edit."""
+    sides = [per_edit(bench, editor, tasks, each, protocol) for each in (name, than)]
+    return span((sides[0] - sides[1]).dropna().to_numpy())
+
+
+def front(points: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:
+    """Those whom nobody beats in both coordinates, more being better: the Pareto front, from left to right.
+
+    >>> front({"a": (1.0, 0.2), "b": (0.5, 0.9), "c": (0.4, 0.4)})
+    ('b', 'a')
+    """
+    best = [
+        name
+        for name, (x, y) in points.items()
+        if not any(u >= x and v >= y and (u, v) != (x, y) for u, v in points.values())
+    ]
+    return tuple(sorted(best, key=lambda name: points[name]))
+
+
+def printed(entry: Entry) -> pd.DataFrame:
+    """The numbers of the paper's Table 4 that its entry records: editor, set, quantity, as printed, as corrected later.
+
+    These are another model's, on other data and by another protocol: a table of their own, never columns beside ours.
+    """
+    rows = {}
+    for claim in entry.claims.values():
+        for each in claim.reported:
+            editor, _, name = each.setting.partition(", ")
+            if each.where == "Table 4" and name:
+                corrected = each.corrected.value if each.corrected else each.value
+                rows[editor, name, each.quantity] = (each.value, corrected)
+    found = [(*key, *values) for key, values in rows.items()]
+    return pd.DataFrame(found, columns=["editor", "set", "quantity", "printed", "corrected"])

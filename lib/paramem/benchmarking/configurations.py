@@ -1,0 +1,53 @@
+"""How every editor is set, fixed before anything is measured: the values of the papers or of their released code.
+
+Settings classes hold those values as defaults already, so only what differs stands here, with its reason. One rule
+gives all editors their place: the layer at which causal tracing restores most at the subject's last token, and for
+editors of several layers the run of layers that begins there. Nothing is chosen on the tested edits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paramem.models import LM
+    from paramem.registry import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """settings: values other than the defaults. own_place: the editor's own default says where it works. why: both."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    own_place: bool = False
+    why: str = "the defaults of its settings, at the traced layer"
+
+    def arguments(self, method: Method, lm: LM, layer: int) -> dict[str, Any]:
+        """What `Method.edit` is called with."""
+        names = {each.name for each in fields(method.settings_class())}
+        if self.own_place:
+            return dict(self.settings)
+        if "layers" in names and "layer" not in names:
+            return {"layers": run_of(layer, lm.n_layers), **self.settings}
+        return {"layer": layer, **self.settings}
+
+
+def run_of(layer: int, n_layers: int) -> tuple[int, ...]:
+    """The layers of an editor that spreads an edit: a third of all, from the traced one upwards where there is room.
+
+    >>> run_of(0, 6), run_of(5, 6), run_of(17, 48)
+    ((0, 1), (4, 5), (17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32))
+    """
+    length = max(1, n_layers // 3)
+    first = min(layer, n_layers - length)
+    return tuple(range(first, first + length))
+
+
+CONFIGURATIONS: Mapping[str, Configuration] = {}
+
+
+def configuration_of(name: str) -> Configuration:
+    """The configuration of a registered editor."""
+    return CONFIGURATIONS.get(name, Configuration())

@@ -1,0 +1,61 @@
+"""Fluency of many edited models: texts generated abreast where the edits allow it, else one model after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from paramem.benchmarking.abreast import abreast, fits
+from paramem.evaluation.fluency import Fluency, generated_texts, generation_entropy
+from paramem.evaluation.plan import fluency_prompts
+from paramem.facts import EditRequest
+
+if TYPE_CHECKING:
+    from paramem.interventions import Intervention
+    from paramem.models import LM
+
+
+def stories(
+    lm: LM, requests: Sequence[EditRequest], edits: Sequence[Intervention] | None, how: Fluency
+) -> list[tuple[EditRequest, int, str, str]]:
+    """(request, number, prompt, text) for every fluency prompt of every request, under its own edit (None: none)."""
+    asked = [(i, number, prompt) for i, r in enumerate(requests) for number, prompt in enumerate(fluency_prompts(r))]
+    texts = _texts(lm, [(i, prompt) for i, _, prompt in asked], edits, how)
+    return [(requests[i], number, prompt, text) for (i, number, prompt), text in zip(asked, texts, strict=True)]
+
+
+def _texts(
+    lm: LM, asked: Sequence[tuple[int, str]], edits: Sequence[Intervention] | None, how: Fluency
+) -> Iterator[str]:
+    prompts = [prompt for _, prompt in asked]
+    if edits is None:
+        yield from generated_texts(lm, prompts, how)
+    elif all(fits(lm, edit) for edit in edits):
+        with abreast(lm, [edits[i] for i, _ in asked]) as edited:
+            yield from generated_texts(edited, prompts, how)
+    else:
+        for i, prompt in asked:
+            with edits[i].applied(lm) as edited:
+                yield from generated_texts(edited, [prompt], how)
+
+
+def fluency_rows(told: Sequence[tuple[EditRequest, int, str, str]], state: str) -> list[dict[str, Any]]:
+    """Rows of the tidy table of `evaluate` for generated texts."""
+    return [
+        {
+            "request": request.id,
+            "source": request.source,
+            "state": state,
+            "group": "fluency",
+            "subgroup": "generation",
+            "kind": "generation_prompts",
+            "probe": number,
+            "prompt": prompt,
+            "test": "",
+            "protocol": "generated",
+            "answer": text,
+            "entropy": generation_entropy(text),
+            "eligible": True,
+        }
+        for request, number, prompt, text in told
+    ]
