@@ -378,6 +378,27 @@ def test_the_same_paper_twice_is_found_by_number_doi_and_title(demo: Project) ->
         demo.bib.write_text(first + "\n" + second)
         said = "\n".join(map(str, check_literature(demo)))
         assert f"roe2023more and doe2022facts have the same {field}; keep one" in said, field
+        assert said.count("keep one") == 1, "one finding for a pair"
+
+
+def test_a_doi_and_an_address_of_the_acl_anthology_name_one_paper(demo: Project) -> None:
+    two_papers(demo)
+    first = BIB.replace("  year", "  doi       = {10.18653/v1/2023.acl-long.1},\n  year")
+    for number, same in {"2023.acl-long.1": True, "2023.acl-long.11": False}.items():
+        second = SECOND.replace("  year", f"  url       = {{https://aclanthology.org/{number}/}},\n  year")
+        demo.bib.write_text(first + "\n" + second)
+        said = "\n".join(map(str, check_literature(demo)))
+        assert ("have the same number in the ACL Anthology; keep one" in said) is same
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["2202.05262", "arXiv:2202.05262", "https://arxiv.org/abs/2202.05262v5", "https://arxiv.org/pdf/2202.05262.pdf"],
+)
+def test_a_paper_is_found_by_its_arxiv_number(paramem: Callable[..., Result], name: str) -> None:
+    assert "meng2022rome" in paramem("show", name).stdout
+    assert paramem("bib", name).stdout.startswith("@inproceedings{meng2022rome")
+    assert paramem("show", "2202.05263").returncode == 2, "the control: a number that no paper has"
 
 
 def test_the_layout_of_the_bibliography_is_kept(demo: Project, paramem: Callable[..., Result]) -> None:

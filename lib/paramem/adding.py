@@ -104,11 +104,7 @@ def new_paper(found: Found, word: str, papers: Mapping[str, Paper]) -> Paper:
         raise BadInput("\n".join(["the bibliography entry cannot stay as it is:", *problems]))
     paper = paper_of(found.entry("anon2000draft"))
     for key, other in papers.items():
-        same = [
-            field
-            for field in ("eprint", "doi")
-            if getattr(paper, field) and getattr(paper, field) == getattr(other, field)
-        ]
+        same = any(value and value == other.numbers[field] for field, value in paper.numbers.items())
         if same or title_letters(paper.title) == title_letters(other.title):
             raise BadInput(f"this paper is there already: {key}, {other.cite()}. {other.title}")
     prefix = expected_key(paper)

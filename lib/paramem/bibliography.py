@@ -26,6 +26,7 @@ _EPRINT = re.compile(r"(?P<year>\d\d)(?:0[1-9]|1[0-2])\.(?P<number>\d{4,5})")
 _OLD_EPRINT = re.compile(r"[a-z-]+(?:\.[A-Z]{2})?/(?P<year>\d\d)(?:0[1-9]|1[0-2])\d{3}")  # until 2007
 _VENUES = ("booktitle", "journal", "publisher", "school", "institution")
 _YEAR = re.compile(r"(?:19|20)\d{2}")
+_ACL = re.compile(r"(?:aclanthology\.org/|10\.18653/v1/)([a-z0-9][a-z0-9.-]*[a-z0-9])(?:\.pdf)?/?$")
 _DOI = re.compile(r"10\.\d{4,9}/[^\s{}\\]+")
 _KEY = re.compile(r"(?P<surname>[a-z]+)(?P<year>(?:19|20)\d\d)(?P<word>[a-z][a-z0-9]*)")
 _LETTERS = str.maketrans({"ø": "o", "ł": "l", "ß": "ss", "æ": "ae", "œ": "oe", "đ": "d", "ı": "i", "ð": "d", "þ": "th"})
@@ -61,6 +62,14 @@ class Paper:
         if self.eprint:
             return f"https://arxiv.org/abs/{self.eprint}"
         return self.url or (f"https://doi.org/{self.doi}" if self.doi else "")
+
+    @property
+    def numbers(self) -> Mapping[str, str]:
+        """What names the paper to others, in a form that compares: eprint, doi, url, and its number in the ACL
+        Anthology, which follows from either of the last two."""
+        found = {"eprint": self.eprint, "doi": self.doi.lower(), "url": self.url}
+        acl = _ACL.search(self.doi.lower()) or _ACL.search(self.url.lower())
+        return {**found, "number in the ACL Anthology": acl[1].rstrip("/") if acl else ""}
 
     @property
     def appeared(self) -> int:
@@ -316,3 +325,19 @@ def plain(text: str) -> str:
     text = _decoded(text).replace("``", "“").replace("''", "”").replace("---", "\u2014").replace("--", "\u2013")
     text = re.sub(r"(?<!\\)[{}$]", "", text).replace("\\$", "$").replace("~", " ")
     return re.sub(r"\s+", " ", text).strip()
+
+
+def key_of(name: str, papers: Mapping[str, Paper]) -> str:
+    """The key of the paper that a text names: by an arXiv number or a doi, alone or as an address; else the text.
+
+    >>> key_of("anything else", {})
+    'anything else'
+    """
+    bare = re.sub(
+        r"^(?:https?://)?(?:www\.)?(?:arxiv\.org/(?:abs|pdf)/|(?:dx\.)?doi\.org/|arxiv:|doi:)", "", name.lower()
+    )
+    bare = re.sub(r"(?:v\d+)?(?:\.pdf)?$", "", bare) if _EPRINT.match(bare) else bare
+    for key, paper in papers.items():
+        if bare and bare in (paper.eprint, paper.doi.lower()):
+            return key
+    return name

@@ -9,6 +9,8 @@ import typer
 from paramem.errors import BadParameter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from rich.console import Console
     from rich.table import Table
 
@@ -92,7 +94,9 @@ def print_papers(
 
 
 def show(
-    key: Annotated[str, typer.Argument(help="Only this paper (meng2022rome) or this claim of it.")] = "",
+    key: Annotated[
+        str, typer.Argument(help="Only this paper (meng2022rome, or its arXiv number) or this claim of it.")
+    ] = "",
     style: Annotated[str, typer.Option("--format", help="table, json or markdown.")] = "table",
     write: Annotated[bool, typer.Option("--write", help="Write README and docs/papers/.")] = False,
 ) -> None:
@@ -100,7 +104,7 @@ def show(
     import json
 
     from paramem import report
-    from paramem.bibliography import load_papers
+    from paramem.bibliography import key_of, load_papers
     from paramem.catalogue import paper_json
     from paramem.pages import scoreboard_markdown, write_generated
     from paramem.project import Project
@@ -113,9 +117,11 @@ def show(
         raise BadParameter(f"show {key} --write: the README holds the whole scoreboard; leave the key out")
     if style not in ("table", "json", "markdown"):
         raise BadParameter(f"--format {style!r}: table, json or markdown")
+    papers = load_papers(project) if key else {}
     if key:
+        key = key_of(key, papers)
         lines = report.of_paper(lines, key, taxonomy)
-    paper = load_papers(project).get(key.partition(".")[0]) if key else None
+    paper = papers.get(key.partition(".")[0])
     if write:
         for name in write_generated(project):
             typer.echo(f"wrote {name}" if (project.root / name).is_file() else f"removed {name}")
@@ -224,11 +230,19 @@ def bib(
     from paramem.project import Project
 
     known = load_papers(Project.find())
-    wanted = list(known) if keys == ["all"] else list(dict.fromkeys(key.partition(".")[0] for key in keys))
+    wanted = list(known) if keys == ["all"] else _without_claims(keys, known)
     for key in wanted:
         if key not in known:
             raise BadParameter(f"no entry {key!r} in papers.bib; {nearest(key, known) or 'paramem papers lists them'}")
     typer.echo("\n\n".join(known[key].bibtex for key in wanted))
+
+
+def _without_claims(names: Sequence[str], papers: Mapping[str, Paper]) -> list[str]:
+    """The papers that are named, each once: by key, by a claim's full name, by arXiv number or doi."""
+    from paramem.bibliography import key_of
+
+    found = [key_of(name, papers) for name in names]
+    return list(dict.fromkeys(key if key in papers else key.partition(".")[0] for key in found))
 
 
 def tidy(

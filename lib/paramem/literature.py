@@ -58,16 +58,14 @@ def check_bibliography(papers: Mapping[str, Paper]) -> Iterator[Finding]:
         problem = key_problem(paper)
         if problem is not None:
             yield Finding(where=f"papers.bib, line {paper.entry.line}: entry {key}", what=problem)
-    for field, values in {
-        "title": {key: title_letters(paper.title) for key, paper in papers.items()},
-        "eprint": {key: paper.eprint for key, paper in papers.items()},
-        "doi": {key: paper.doi.lower() for key, paper in papers.items()},
-        "url": {key: paper.url for key, paper in papers.items()},
-    }.items():
-        seen: dict[str, str] = {}
-        for key, value in values.items():
-            if value and seen.setdefault(value, key) != key:
-                yield Finding(where="papers.bib", what=f"{key} and {seen[value]} have the same {field}; keep one")
+    seen: dict[tuple[str, str], str] = {}
+    told: set[tuple[str, str]] = set()
+    for key, paper in papers.items():
+        for field, value in {"title": title_letters(paper.title), **paper.numbers}.items():
+            other = seen.setdefault((field, value), key) if value else key
+            if other != key and (key, other) not in told:
+                told.add((key, other))
+                yield Finding(where="papers.bib", what=f"{key} and {other} have the same {field}; keep one")
 
 
 def check_vocabulary(reading: Reading) -> Iterator[Finding]:

@@ -10,7 +10,7 @@
   const fold = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
 
   for (const paper of data.papers) {
-    const words = [paper.title, paper.authors, paper.cite, paper.key, paper.venue, paper.summary];
+    const words = [paper.title, paper.authors, paper.cite, paper.key, paper.venue, paper.numbers, paper.summary];
     paper.text = fold([...words, ...paper.tag, ...paper.method, ...paper.category].join(" "));
     for (const claim of paper.claims) claim.text = fold(`${claim.name} ${claim.says}`);
   }

@@ -43,6 +43,7 @@ def _paper(paper: PaperView, site: Site) -> dict[str, Any]:
         "authors": ", ".join(paper.authors),
         "year": paper.year,
         "venue": paper.venue,
+        "numbers": " ".join(label for label, _ in paper.links),
         "summary": paper.summary,
         "category": list(paper.categories),
         "method": [method.name for method in paper.methods],
