@@ -316,6 +316,12 @@ class Architecture:
         module = _module(block, self.layout.attention if site.kind == "attn_out" else self.layout.mlp)
         return HookPoint(module, "input" if site.kind == "mlp_in" else "output")
 
+    @property
+    def activation(self) -> str:
+        """The name of the MLP's nonlinearity, as `transformers.activations` knows it."""
+        config = self.model.config
+        return str(getattr(config, "activation_function", None) or config.hidden_act)
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """`[B, T]` token ids, positions counted from 0, to the input of layer 0 `[B, T, d_model]`."""
         hidden: Tensor = self.tokens(input_ids)

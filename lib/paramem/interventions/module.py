@@ -63,5 +63,6 @@ class ModulePatch(Intervention):
                 raise IncompatibleIntervention(f"the edit does not fit model {lm.name!r}: {error}") from error
             if found != width:
                 raise IncompatibleIntervention(
-                    f"the edit has width {width} at {site}, model {lm.name!r} has {found}: it was made for another model"
+                    f"the edit has width {width} at {site}, model {lm.name!r} has {found}: it was made for another "
+                    "model"
                 )

@@ -1,0 +1,319 @@
+r"""T-Patcher: one new neuron in the last feed-forward layer for each mistake (huang2023patcher).
+
+1. ``mistakes``        where the model goes wrong along the target: one neuron for each such token
+2. ``memory_states``   M: what the layer reads in ordinary text, where the new neurons must keep silent
+3. ``train_neurons``   k, b, v: say the target (l_e), fire at the mistake (l_a), keep silent in memory (l_m1), and be
+                       there far below the value at the mistake (l_m2)
+
+==============  ==============  =======================================================================
+paper           code            meaning, shape
+==============  ==============  =======================================================================
+q               ``queries``     what the feed-forward layer reads, (places, d_model)
+k_p, b_p        ``keys``, ``biases``  (neurons, d_model), (neurons,): the neuron's input is q k_p + b_p
+v_p             ``values``      (neurons, d_model): what it adds, times its activation
+M               ``memory``      (tokens, d_model)
+a, m            ``fire``, ``silence``  the weights of l_a and of l_m1 + l_m2
+beta, gamma     ``beta``, ``gamma``    the bound of l_m1 and the margin of l_m2
+k               ``top``         the mean of l_m1 and l_m2 is over so many largest terms
+==============  ==============  =======================================================================
+
+The layer is the last one, so nothing but the final norm and the head follows: an edit runs no block at all, and what
+is read at the layer does not depend on earlier edits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers.activations import ACT2FN
+
+from paramem.arch import Site
+from paramem.editing.requests import check_requests
+from paramem.errors import BadInput, BadParameter
+from paramem.facts import EditRequest
+from paramem.hooks import TokenLayout
+from paramem.interventions import ModulePatch
+from paramem.models import LM
+
+DEPARTURES = {
+    "text": (
+        "the losses are those of the paper's method section",
+        "as the authors' released code computes them; equation numbers are not cited",
+        "the paper's own text was not at hand beyond its introduction",
+    ),
+    "initial value": (
+        "the released code draws v at random, ten times as large as a unit normal",
+        "v starts at zero, so that an untrained neuron changes nothing",
+        "the model is then exactly the old one before the first step, which can be tested",
+    ),
+    "gated layers": (
+        "the models edited there have plain feed-forward layers, and a new neuron is like the old ones",
+        "in a gated layer the new neuron has the layer's nonlinearity and no gate",
+        "a gate would be a second key; the losses speak of one",
+    ),
+    "memory": (
+        "hidden states of inputs seen before, tens of thousands of them",
+        "hidden states of ordinary text that does not mention the edited subject, and of earlier edits",
+        "text of the bundled worlds states the old fact; a neuron cannot both fire and keep silent on it",
+    ),
+    "steps": (
+        "training ends by a validation set, with a learning rate that falls",
+        "a fixed number of steps with one learning rate",
+        "an edit then costs the same each time, and no second set of examples is needed",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatcherSettings:
+    """fire, silence: weights of the activation loss and of the memory losses; 0 leaves them out. activation: that of
+    the model's own neurons, or ReLU. memory: largest number of ordinary hidden states."""
+
+    steps: int = 100
+    lr: float = 1e-2
+    fire: float = 1.0
+    silence: float = 10.0
+    beta: float = -3.0
+    gamma: float = 3.0
+    top: int = 1000
+    memory: int = 4000
+    activation: Literal["model", "relu"] = "model"
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.lr <= 0 or self.fire < 0 or self.silence < 0:
+            raise BadParameter(
+                f"steps={self.steps}, lr={self.lr}, fire={self.fire}, silence={self.silence}: none is negative, "
+                "and lr is above zero."
+            )
+        if self.top < 1 or self.memory < 1:
+            raise BadParameter(f"top={self.top}, memory={self.memory}: at least one hidden state each.")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AddedNeurons(ModulePatch):
+    """Neurons beside those of one feed-forward layer; they act at every token. No existing weight changes."""
+
+    kind = "added_neurons"
+
+    keys: Tensor
+    biases: Tensor
+    values: Tensor
+    activation: str
+
+    def __len__(self) -> int:
+        return len(self.biases)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        return self.keys.shape[1], self.values.shape[1]
+
+    def inputs(self, queries: Tensor) -> Tensor:
+        """q k_p + b_p for each neuron: (..., d_model) to (..., neurons)."""
+        return queries @ self.keys.to(queries).T + self.biases.to(queries)
+
+    def added(self, queries: Tensor) -> Tensor:
+        """What the neurons add to the layer's output: (..., d_model) to (..., d_model)."""
+        found: Tensor = ACT2FN[self.activation](self.inputs(queries)) @ self.values.to(queries)
+        return found
+
+    def transform(self, query: Tensor, state: Tensor, layout: TokenLayout) -> Tensor:
+        return state + self.added(query)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        data = {"reads": str(self.reads), "writes": str(self.writes), "activation": self.activation}
+        return data, {"keys": self.keys, "biases": self.biases, "values": self.values}
+
+    @classmethod
+    def from_state(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AddedNeurons:
+        sites = {name: Site.parse(data[name]) for name in ("reads", "writes")}
+        return cls(**sites, **tensors, activation=data["activation"])
+
+
+class Places(NamedTuple):
+    """Every place where a target token is predicted: what the layer reads there, the stream behind it, the token."""
+
+    queries: Tensor  # (places, d_model)
+    hidden: Tensor  # (places, d_model)
+    tokens: Tensor  # (places,)
+    edit: Tensor  # (places,) which request
+
+    def of(self, edit: int) -> Places:
+        """The places of one edit, as the only one."""
+        mine = self.edit == edit
+        return Places(self.queries[mine], self.hidden[mine], self.tokens[mine], torch.zeros_like(self.edit[mine]))
+
+
+class Memory(NamedTuple):
+    """Hidden states with the text that each comes from."""
+
+    states: Tensor  # (tokens, d_model)
+    text: Tensor  # (tokens,) index into texts
+    texts: tuple[str, ...]
+
+    def without(self, subject: str) -> Tensor:
+        """Which states come from texts that do not mention the subject, (tokens,) bool."""
+        silent = torch.tensor([subject not in text for text in self.texts])
+        return silent[self.text.cpu()]
+
+
+class Trained(NamedTuple):
+    """Neurons, the edit that each belongs to, what the layer reads at its mistake, and the losses l_e, l_a, l_m1, l_m2
+    by step, each summed over the edits."""
+
+    neurons: AddedNeurons
+    owner: Tensor  # (neurons,)
+    own: Tensor  # (neurons, d_model)
+    losses: Tensor  # (steps, 4)
+
+
+@torch.no_grad()
+def mistakes(lm: LM, requests: Sequence[EditRequest], *, batch_size: int = 256) -> Places:
+    """The places of all targets, in one forward for so many requests."""
+    site, parts = Site("mlp_in", lm.n_layers - 1), []
+    for start in range(0, len(requests), batch_size):
+        part = requests[start : start + batch_size]
+        batch = lm.encode([r.prompt for r in part], [r.target_new for r in part])
+        with lm.hooked(capture=[site]) as states:
+            hidden = lm.blocks(batch).resid_pre[-1]
+        rows, columns = batch.target_mask.nonzero(as_tuple=True)
+        at = (rows, columns - 1)
+        parts.append(Places(states[site][at], hidden[at], batch.input_ids[rows, columns], rows + start))
+    return Places(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def memory_states(lm: LM, texts: Sequence[str], n: int) -> Memory:
+    """At most ``n`` hidden states at the input of the last feed-forward layer, evenly from all tokens of the texts.
+
+    Raises BadInput when there is no text.
+    """
+    if not texts:
+        raise BadInput("t_patcher: no texts. Pass ordinary text: the new neurons learn to keep silent on it.")
+    site, states, owners, names = Site("mlp_in", lm.n_layers - 1), [], [], list[str]()
+    for batch in lm.text_batches(texts):
+        real = batch.attention_mask.bool()
+        states.append(lm.states(batch, [site])[site][real])
+        owners.append(real.nonzero()[:, 0] + len(names))
+        rows = zip(batch.input_ids.tolist(), batch.lengths.tolist(), strict=True)
+        names += lm.tokenizer.batch_decode([ids[:length] for ids, length in rows], skip_special_tokens=True)
+    found, owner = torch.cat(states), torch.cat(owners)
+    chosen = torch.linspace(0, len(found) - 1, min(n, len(found)), device=found.device).long()
+    return Memory(found[chosen], owner[chosen], tuple(names))
+
+
+def train_neurons(
+    lm: LM,
+    places: Places,
+    memory: Tensor,
+    usable: Tensor,
+    settings: PatcherSettings,
+    earlier: AddedNeurons | None = None,
+) -> Trained:
+    """The neurons of one edit, or of several that know nothing of each other.
+
+    memory: hidden states (tokens, d_model). usable: (edits, tokens) bool, which of them count for which edit.
+    earlier: neurons that are there already, and stay as they are.
+    """
+    with torch.no_grad():
+        hidden = places.hidden if earlier is None else places.hidden + earlier.added(places.queries)
+        wrong = lm.unembed(hidden).argmax(-1) != places.tokens
+    own, owner = places.queries[wrong], places.edit[wrong]
+    same = (places.edit[:, None] == owner[None]).to(hidden)  # (places, neurons): neurons see their own edit only
+    edits = max(1, int(places.edit.max()) + 1)
+    share = (1.0 / torch.bincount(places.edit, minlength=edits).clamp(min=1))[places.edit].to(hidden)
+    each = (1.0 / torch.bincount(owner, minlength=edits).clamp(min=1))[owner].to(hidden)
+    excluded = ~usable[owner]  # (neurons, tokens)
+    name = lm.arch.activation if settings.activation == "model" else "relu"
+    function, top = ACT2FN[name], min(settings.top, len(memory))
+
+    keys = (own / own.norm(dim=1, keepdim=True) ** 2).clone().requires_grad_(True)  # input 1 at its own mistake
+    biases = own.new_zeros(len(own), requires_grad=True)
+    values = torch.zeros_like(own, requires_grad=True)
+    parameters, losses = [keys, biases, values], []
+    optimiser = torch.optim.Adam(parameters, lr=settings.lr)
+    for _ in range(settings.steps if len(own) else 0):
+        inputs = places.queries @ keys.T + biases
+        said = lm.unembed(hidden + (function(inputs) * same) @ values).log_softmax(-1)
+        l_e = (-said.gather(1, places.tokens[:, None])[:, 0] * share).sum()
+        here = (own * keys).sum(1) + biases
+        l_a = ((-here).exp() * each).sum()
+        there = (keys @ memory.T + biases[:, None]).masked_fill(excluded, -torch.inf)
+        loudest = there.topk(top, dim=1, sorted=False).values  # the same tokens are loudest in both losses
+        l_m1 = ((loudest - settings.beta).exp().mean(1) * each).sum()
+        l_m2 = ((loudest - here[:, None] + settings.gamma).exp().mean(1) * each).sum()
+        losses.append(torch.stack([l_e, l_a, l_m1, l_m2]).detach())
+        loss = l_e + settings.fire * l_a + settings.silence * (l_m1 + l_m2)
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        optimiser.step()
+    reads, writes = (Site(kind, lm.n_layers - 1) for kind in ("mlp_in", "mlp_out"))
+    found = AddedNeurons(
+        reads=reads,
+        writes=writes,
+        keys=keys.detach(),
+        biases=biases.detach(),
+        values=values.detach(),
+        activation=name,
+    )
+    return Trained(found, owner, own, torch.stack(losses) if losses else own.new_zeros(0, 4))
+
+
+def t_patcher(lm: LM, requests: Sequence[EditRequest], settings: PatcherSettings, texts: Sequence[str]) -> AddedNeurons:
+    """Edits one after the other: each gets its neurons, with those before it in place and the states that they were
+    trained on in the memory.
+
+    Raises BadInput without texts; and as `check_requests`.
+    """
+    many = check_requests(lm, requests, [lm.n_layers - 1])
+    places, memory = mistakes(lm, many), memory_states(lm, texts, settings.memory)
+    total: AddedNeurons | None = None
+    before = memory.states.new_zeros(0, memory.states.shape[1])  # what the neurons so far were trained on
+    for edit, request in enumerate(many):
+        usable = torch.cat([memory.without(request.subject), torch.ones(len(before), dtype=torch.bool)])
+        states = torch.cat([memory.states, before])
+        new = train_neurons(lm, places.of(edit), states, usable[None].to(lm.device), settings, total)
+        before = torch.cat([before, new.own])
+        total = new.neurons if total is None else joined([total, new.neurons])
+    if total is None:
+        raise BadInput("there is no edit to make: pass at least one request")
+    return total
+
+
+def t_patcher_each(
+    lm: LM, requests: Sequence[EditRequest], settings: PatcherSettings, texts: Sequence[str]
+) -> list[AddedNeurons]:
+    """Every request as an edit of its own, trained side by side."""
+    many = check_requests(lm, requests, [lm.n_layers - 1], together=False)
+    places, memory = mistakes(lm, many), memory_states(lm, texts, settings.memory)
+    usable = torch.stack([memory.without(request.subject) for request in many]).to(lm.device)
+    found = train_neurons(lm, places, memory.states, usable, settings)
+    return [part(found.neurons, found.owner == edit) for edit in range(len(many))]
+
+
+def part(neurons: AddedNeurons, chosen: Tensor) -> AddedNeurons:
+    """Some of the neurons."""
+    return AddedNeurons(
+        reads=neurons.reads,
+        writes=neurons.writes,
+        keys=neurons.keys[chosen],
+        biases=neurons.biases[chosen],
+        values=neurons.values[chosen],
+        activation=neurons.activation,
+    )
+
+
+def joined(parts: Sequence[AddedNeurons]) -> AddedNeurons:
+    """Neurons of one layer side by side."""
+    first = parts[0]
+    return AddedNeurons(
+        reads=first.reads,
+        writes=first.writes,
+        keys=torch.cat([each.keys for each in parts]),
+        biases=torch.cat([each.biases for each in parts]),
+        values=torch.cat([each.values for each in parts]),
+        activation=first.activation,
+    )
