@@ -1,8 +1,8 @@
 """A model while it is edited again and again: what of its edits, its knowledge and its skills is left.
 
     plan = long_run(lm, n=100)                                      # edits, and what is asked all along
-    looks = follow(lm, plan, edit, checkpoints=(1, 10, 100))
-    looked(looks)                                                   # one row per checkpoint and measure
+    run = follow(lm, plan, edit, checkpoints=(1, 10, 100))
+    looked(run.looks)                                               # one row per checkpoint and measure
 
 What is watched is fixed before the first edit and concerns nobody whom an edit speaks of.
 """
@@ -14,14 +14,14 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from paramem.editing.sequence import Made, running
+from paramem.editing.sequence import running
 from paramem.errors import BadInput
 from paramem.evaluation.answers import ask
 from paramem.evaluation.intervals import bootstrap
@@ -121,6 +121,15 @@ def _some(rng: random.Random, probes: Sequence[Probe], n: int) -> Sequence[Probe
     return probes if len(probes) <= n else rng.sample(list(probes), n)
 
 
+class Followed(NamedTuple):
+    """looks: at the checkpoints. steps: one row per step: n, norm (of its change), made (share of its edits that are
+    answered as wanted right after it), and the share of the tracked measure. at_once: no steps."""
+
+    looks: list[Look]
+    steps: pd.DataFrame
+    made: Hits
+
+
 def follow(
     lm: LM,
     plan: LongRun,
@@ -129,40 +138,41 @@ def follow(
     checkpoints: Sequence[int],
     name: str = "",
     size: int = 1,
-    at_once: bool = False,
-) -> list[Look]:
+    track: str | None = None,
+) -> Followed:
     """Make the edits one after the other, or ``size`` at a time, and look at the model after each checkpoint.
 
-    at_once: ``edit`` itself makes a whole sequence in order (a codebook), so it is given all edits up to a checkpoint.
+    track: a watched measure that is asked after every step, not at checkpoints only.
     """
-    due = sorted({c for c in checkpoints if c <= len(plan.edits)})
-    if not due:
-        raise BadInput(f"no checkpoint among {tuple(checkpoints)} is within the {len(plan.edits)} edits")
-    if at_once:
-        return [_at_once(lm, plan, n, edit, name) for n in due]
-    looks, seconds = [], 0.0
+    due = _due(plan, checkpoints)
+    looks, rows, seconds = list[Look](), list[dict[str, float]](), 0.0
+    made_now: list[Hits] = []
     for made in running(lm, plan.edits[: due[-1]], edit, size=size):
         seconds += made.seconds
+        with made.total.applied(lm) as edited:
+            made_now.append(right(edited, [request.probe() for request in made.edits]))
+            row = {"n": made.n, "norm": _norm(made.step), "made": float(made_now[-1].mean())}
+            rows.append(row | ({track: float(right(edited, plan.watched[track]).mean())} if track else {}))
         if made.n in due:
             looks.append(_look(lm, plan, made.n, made.total, name, seconds))
+    return Followed(looks, pd.DataFrame(rows), np.concatenate(made_now))
+
+
+def follow_at_once(lm: LM, plan: LongRun, edit: Edit, *, checkpoints: Sequence[int], name: str = "") -> list[Look]:
+    """The looks of an editor that makes a whole sequence by itself, in order: it is given all edits so far."""
+    looks = []
+    for n in _due(plan, checkpoints):
+        started = time.perf_counter()
+        total = edit(lm, plan.edits[:n])
+        looks.append(_look(lm, plan, n, total, name, time.perf_counter() - started))
     return looks
 
 
-def _at_once(lm: LM, plan: LongRun, n: int, edit: Edit, name: str) -> Look:
-    started = time.perf_counter()
-    total = edit(lm, plan.edits[:n])
-    return _look(lm, plan, n, total, name, time.perf_counter() - started)
-
-
-def fall(lm: LM, plan: LongRun, edit: Edit, measure: str = "unedited facts") -> tuple[pd.DataFrame, list[Made]]:
-    """One row per edit: the share of one watched measure and the norm of this edit's change; and the steps."""
-    rows, steps = [], []
-    for made in running(lm, plan.edits, edit):
-        with made.total.applied(lm) as edited:
-            share = float(right(edited, plan.watched[measure]).mean())
-        rows.append({"n": made.n, "share": share, "norm": _norm(made.step)})
-        steps.append(made)
-    return pd.DataFrame(rows), steps
+def _due(plan: LongRun, checkpoints: Sequence[int]) -> list[int]:
+    due = sorted({c for c in checkpoints if 0 < c <= len(plan.edits)})
+    if not due:
+        raise BadInput(f"no checkpoint among {tuple(checkpoints)} is within the {len(plan.edits)} edits")
+    return due
 
 
 def unedited(lm: LM, plan: LongRun, name: str = "before") -> Look:
@@ -237,8 +247,8 @@ def looked(looks: Sequence[Look]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ahead(one: Look, other: Look, measure: str, seed: int = 0) -> tuple[float, float, float]:
+def ahead(one: Hits, other: Hits, seed: int = 0) -> tuple[float, float, float]:
     """How much more often ``one`` is right than ``other``, item by item: mean and 95 % interval of the difference."""
-    differences = one.hits[measure].astype(float) - other.hits[measure].astype(float)
+    differences = one.astype(float) - other.astype(float)
     low, high = bootstrap(differences, np.random.default_rng(seed))
     return float(differences.mean()), low, high
