@@ -9,9 +9,9 @@ K               ``K``           (d_in, n), the keys to write, one a column
 R               ``R``           (d_out, n), what is still missing at each of them: V - W K
 ==============  ==============  =============================================================================
 
-One formula covers all: ``R (D + mu)^-1 K' C^-1`` with ``D = K' C^-1 K``. With mu = lambda it is least squares under the
-penalty lambda C (MEMIT), because R K' (lambda C + K K')^-1 = R (D + lambda)^-1 K' C^-1; with mu = 0 it stores every pair
-exactly (EMMET, and ROME for one key). Everything is computed in double precision.
+One formula covers all: ``R (D + mu)^-1 K' C^-1`` with ``D = K' C^-1 K``. With mu = lambda it is least squares under
+the penalty lambda C (MEMIT), because R K' (lambda C + K K')^-1 = R (D + lambda)^-1 K' C^-1; with mu = 0 it stores every
+pair exactly (EMMET, and ROME for one key). Everything is computed in double precision.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def normal_solution(C: Tensor | None, K: Tensor, R: Tensor, lam: float) -> Dense
     if n > d_in:
         full = torch.eye(d_in, dtype=torch.float64, device=K.device) if C is None else C.double()
         factor = factorise(lam * full + K.double() @ K.double().T)
-        return _as_part(R.double() @ torch.cholesky_solve(K.double(), factor).T, None, R)
+        return Dense((R.double() @ torch.cholesky_solve(K.double(), factor).T).to(R.dtype))
     return _inner(C, K, R, lam)
 
 
@@ -61,7 +61,7 @@ def _inner(C: Tensor | None, K: Tensor, R: Tensor, mu: float) -> Dense | LowRank
     K64, R64 = K.double(), R.double()
     directions = K64 if C is None else torch.cholesky_solve(K64, factorise(C.double()))  # C^-1 K, (d_in, n)
     root = _inverse_root(K64.T @ directions, mu)
-    return _as_part(R64 @ root, root.T @ directions.T, R)
+    return as_part(R64 @ root, root.T @ directions.T, R)
 
 
 def _inverse_root(D: Tensor, mu: float) -> Tensor:
@@ -72,10 +72,8 @@ def _inverse_root(D: Tensor, mu: float) -> Tensor:
     return vectors[:, kept] / values[kept].sqrt()
 
 
-def _as_part(left: Tensor, right: Tensor | None, like: Tensor) -> Dense | LowRank:
-    """The product in the weight's own precision; factored where that is smaller."""
-    if right is None:
-        return Dense(left.to(like.dtype))
+def as_part(left: Tensor, right: Tensor, like: Tensor) -> Dense | LowRank:
+    """The product in the precision of ``like``; factored where that is smaller."""
     if right.shape[0] * (left.shape[0] + right.shape[1]) < left.shape[0] * right.shape[1]:
         return LowRank(left.to(like.dtype), right.to(like.dtype))
     return Dense((left @ right).to(like.dtype))

@@ -115,8 +115,11 @@ def optimise_states(
     ]
     if len(parts) == 1:
         return parts[0]
-    before, after = ([torch.cat(some) for some in zip(*side, strict=True)] for side in zip(*(p[:2] for p in parts)))
-    return States(tuple(before), tuple(after), [losses for part in parts for losses in part.losses])
+    return States(
+        before=tuple(torch.cat(some) for some in zip(*(part.before for part in parts), strict=True)),
+        after=tuple(torch.cat(some) for some in zip(*(part.after for part in parts), strict=True)),
+        losses=[losses for part in parts for losses in part.losses],
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
