@@ -52,8 +52,8 @@ DEPARTURES = {
         "these exist in every family, gated MLPs included",
     ),
     "replaced tokens": (
-        "the released configuration for GPT-2 XL replaces the output at the prompt's tokens before the query token; its "
-        "other choices are the query token or all tokens",
+        "the released configuration for GPT-2 XL replaces the output at the prompt's tokens before the query token;"
+        " its other choices are the query token or all tokens",
         "the query token alone (`replace='last'`), or all prompt tokens up to it (`replace='prompt'`)",
         "the query token is where the answer is read; both work the same with and without a cache",
     ),
@@ -169,8 +169,15 @@ class Codebook(ModulePatch):
 
     @classmethod
     def from_state(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Codebook:
-        sites = {name: Site.parse(data[name]) for name in ("reads", "writes")}
-        return cls(**sites, **tensors, labels=tuple(data["labels"]), replace=data["replace"])
+        return cls(
+            reads=Site.parse(data["reads"]),
+            writes=Site.parse(data["writes"]),
+            keys=tensors["keys"],
+            values=tensors["values"],
+            radii=tensors["radii"],
+            labels=tuple(data["labels"]),
+            replace=data["replace"],
+        )
 
 
 def distances(queries: Tensor, keys: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ def low_rank(lm: LM, requests: Sequence[EditRequest], settings: LowRankSettings)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             if isinstance(tuner, AdaLoraModel) and settings.allocate:
-                tuner.update_and_allocate(step)
+                tuner.update_and_allocate(step)  # type: ignore[no-untyped-call]
         return WeightDelta(dict(_factors(lm, places)))
 
 
@@ -215,7 +215,7 @@ def _tuner(lm: LM, settings: LowRankSettings, common: dict[str, Any]) -> LoraMod
         total_step=settings.steps,
         **common,
     )
-    return AdaLoraModel(lm.model, config, NAME)
+    return AdaLoraModel(lm.model, config, NAME)  # type: ignore[no-untyped-call]
 
 
 def _not_orthogonal(lm: LM, places: Sequence[tuple[int, str]]) -> Tensor:

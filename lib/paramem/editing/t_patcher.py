@@ -129,8 +129,14 @@ class AddedNeurons(ModulePatch):
 
     @classmethod
     def from_state(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AddedNeurons:
-        sites = {name: Site.parse(data[name]) for name in ("reads", "writes")}
-        return cls(**sites, **tensors, activation=data["activation"])
+        return cls(
+            reads=Site.parse(data["reads"]),
+            writes=Site.parse(data["writes"]),
+            keys=tensors["keys"],
+            biases=tensors["biases"],
+            values=tensors["values"],
+            activation=data["activation"],
+        )
 
 
 class Places(NamedTuple):
