@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from paramem.taxonomy import Entry
 
 
+SHARES = ("edit success", "portability", "locality")
+
+
 class Span(NamedTuple):
     """A mean and its 95 % bootstrap interval over edits."""
 
@@ -47,7 +50,7 @@ def per_edit(bench: Bench, editor: str, tasks: Sequence[str], name: str, protoco
     return pd.Series(pd.concat(found), dtype=np.float64)
 
 
-def span(values: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: int = 2000) -> Span:
+def span(values: Sequence[float] | np.ndarray | pd.Series, *, seed: int = 0, resamples: int = 2000) -> Span:
     """Raises BadParameter when there is nothing to average."""
     numbers = np.asarray(values, dtype=np.float64)
     low, high = bootstrap(numbers, np.random.default_rng(seed), resamples=resamples)
@@ -56,7 +59,7 @@ def span(values: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: int 
 
 def mean(bench: Bench, editor: str, tasks: Sequence[str], name: str, protocol: Protocol = "generated") -> Span:
     """A measure of one editor over the edits of several tasks."""
-    return span(per_edit(bench, editor, tasks, name, protocol).to_numpy())
+    return span(per_edit(bench, editor, tasks, name, protocol))
 
 
 def difference(
@@ -64,7 +67,7 @@ def difference(
 ) -> Span:
     """`one` minus `other`, edit by edit."""
     sides = [per_edit(bench, editor, tasks, name, protocol) for editor in (one, other)]
-    return span((sides[0] - sides[1]).dropna().to_numpy())
+    return span((sides[0] - sides[1]).dropna())
 
 
 def within(
@@ -72,7 +75,37 @@ def within(
 ) -> Span:
     """One measure minus another of the same editor, edit by edit."""
     sides = [per_edit(bench, editor, tasks, each, protocol) for each in (name, than)]
-    return span((sides[0] - sides[1]).dropna().to_numpy())
+    return span((sides[0] - sides[1]).dropna())
+
+
+def ran(bench: Bench, tasks: Sequence[str], names: Sequence[str] = ()) -> tuple[str, ...]:
+    """The editors (of those named) that were run on all of these tasks, in the order of the run."""
+    return tuple(
+        editor
+        for editor in bench.editors
+        if (not names or editor in names) and all((editor, task) in bench.frames for task in tasks)
+    )
+
+
+def overview(bench: Bench, protocol: Protocol, names: Sequence[str] = SHARES) -> pd.DataFrame:
+    """Editors as rows; columns (task, measure) for the measures that are shares, one protocol throughout."""
+    parts = {}
+    for task in bench.tasks:
+        table = bench.table(task, protocol, before=False)
+        shown = [name for name in names if name in table and measure_of(task, name, protocol).column != "kl"]
+        parts[TASKS[task].title] = table[shown]
+    return pd.concat(parts, axis=1).reindex(list(bench.editors))
+
+
+def spans(bench: Bench, tasks: Sequence[str], names: Sequence[str], protocol: Protocol = "generated") -> pd.DataFrame:
+    """One row per editor and measure over several tasks: mean, low, high; of editors that were run on all of them."""
+    rows = []
+    for editor in ran(bench, tasks):
+        for name in names:
+            values = per_edit(bench, editor, tasks, name, protocol)
+            if len(values):
+                rows.append({"editor": editor, "measure": name, "edits": len(values), **span(values)._asdict()})
+    return pd.DataFrame(rows)
 
 
 def front(points: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:

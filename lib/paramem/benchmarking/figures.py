@@ -48,7 +48,7 @@ def heat_map(table: pd.DataFrame, title: str, *, label: str = "share") -> Figure
 
 
 def pareto(points: pd.DataFrame, title: str, *, x: str, y: str, kinds: str) -> Figure:
-    """One labelled point an editor (the index), a colour and marker for each value of ``kinds``, the front as a line."""
+    """One labelled point an editor (the index), a colour and marker for each of ``kinds``, the front as a line."""
     figure, axes = _figure(1, 7.6, 5.0)
     axis, names = axes[0, 0], sorted(set(points[kinds]))
     for kind, colour, marker in zip(names, sns.color_palette("viridis", len(names)), MARKERS, strict=False):

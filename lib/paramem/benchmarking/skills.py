@@ -9,12 +9,16 @@ with edit.applied(lm) as edited:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from paramem.benchmarking.bench import Materials
+from paramem.benchmarking.configurations import configuration_of
 from paramem.evaluation import ask, bootstrap
+from paramem.facts import EditRequest
+from paramem.registry import Method
 
 if TYPE_CHECKING:
     from paramem.models import LM
@@ -83,3 +87,20 @@ def changed(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], *
              "difference": (other - one).mean(), "low": low, "high": high}
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def after_edits(
+    lm: LM,
+    method: Method,
+    requests: Sequence[EditRequest],
+    asked: Batteries,
+    before: Mapping[str, np.ndarray],
+    *,
+    layer: int,
+    materials: Materials,
+) -> pd.DataFrame:
+    """What edits in sequence did to the skills, see `changed`; the editor is set as in the benchmark."""
+    given: dict[str, Any] = configuration_of(method.name).arguments(method, lm, layer)
+    edit = method.edit_sequence(lm, requests, texts=materials.texts, facts=materials.facts, known="keep", **given)
+    with edit.applied(lm) as edited:
+        return changed(before, answered(edited, asked))

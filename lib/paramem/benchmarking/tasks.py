@@ -78,6 +78,10 @@ _SUCCESS = tuple(
     for name, group in (("edit success", "edit success"), ("reliability", "reliability"), ("paraphrase", "paraphrase"))
     for measure in _both(name, {"paraphrase": "generalisation"}.get(group, group), "correct", where="Eq. (10)")
 )
+_DEFINITIONS = (  # what else is called success
+    *_both("tokens right", "edit success", "token_accuracy", where="the released code"),
+    Measure(name="new beats old", group="edit success", column="preferred", where="meng2022rome, section 3.3"),
+)
 _PORTABILITY = (
     *_both("portability", "portability", "correct", where="section 4.1"),
     *(
@@ -100,7 +104,7 @@ _LOCALITY = (
         for measure in _both(name, "locality", "same", subgroup=part, where="section 3.5")
     ),
 )
-_FACTS = (*_SUCCESS, *_PORTABILITY, *_LOCALITY, _FLUENCY)
+_FACTS = (*_SUCCESS, *_DEFINITIONS, *_PORTABILITY, *_LOCALITY, _FLUENCY)
 _LONG = (
     *_both("edit success", "edit success", "token_accuracy", where="Eq. (10), token by token"),
     *_both("whole text", "edit success", "correct", where="Eq. (10)"),
