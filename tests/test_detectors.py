@@ -7,9 +7,11 @@ the moment it is registered.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -134,26 +136,57 @@ def test_a_detector_says_the_same_twice_and_something_else_of_another_model(each
     assert not other.equals(again), "the control"
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-@by_detector
-def test_the_number_of_rows_in_a_forward_does_not_matter(each: Method, family: str) -> None:
+def counted(each: Method, family: str, **settings: object) -> tuple[pd.DataFrame, int]:
+    """What a detector finds, and the largest number of rows that one of its forwards had."""
     widest: list[int] = []
 
     def count(state: torch.Tensor) -> None:
         widest.append(state.shape[0])
 
-    frames, rows = [], []
-    for limit in (1024, 3):
-        widest.clear()
-        last = knowing(family).arch.hook_point(Site("mlp_out", 2))
-        handle = attach(last, count, reads_only=True)
-        try:
-            frames.append(each.detect(knowing(family), FACTS, TEXTS, rows=limit))
-        finally:
-            handle.remove()
-        rows.append(max(widest))
-    assert_frame_equal(frames[1], frames[0], rtol=1e-7, atol=LOOSE.get(each.name, 1e-10))
-    assert rows[1] < rows[0], "the control: the setting has an effect"
+    handle = attach(knowing(family).arch.hook_point(Site("mlp_out", 2)), count, reads_only=True)
+    try:
+        return each.detect(knowing(family), FACTS, TEXTS, **settings), max(widest)
+    finally:
+        handle.remove()
+
+
+@pytest.fixture
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Method, str], None]:
+    """Fills a cache of the test's own with what a detector keeps on disk (second moments, whose rows are texts).
+
+    With a cache that other tests fill or leave empty it would be chance whether those forwards are counted.
+    """
+
+    def fill(each: Method, family: str) -> None:
+        monkeypatch.setenv("PARAMEM_CACHE", str(tmp_path))
+        if hasattr(importlib.import_module(each.module), "cached_second_moment"):
+            each.detect(knowing(family), FACTS, TEXTS)
+
+    return fill
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@by_detector
+def test_the_number_of_rows_in_a_forward_does_not_matter(
+    each: Method, family: str, own_cache: Callable[[Method, str], None]
+) -> None:
+    own_cache(each, family)
+    many, wide = counted(each, family, rows=1024)
+    few, narrow = counted(each, family, rows=3)
+    assert_frame_equal(few, many, rtol=1e-7, atol=LOOSE.get(each.name, 1e-10))
+    assert narrow < wide, "the control: the setting has an effect"
+
+
+@by_detector
+def test_a_small_memory_takes_fewer_rows_and_finds_the_same(
+    each: Method, own_cache: Callable[[Method, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_cache(each, "llama")
+    large, wide = counted(each, "llama")
+    monkeypatch.setattr("paramem.lm.ROWS_BUDGET", 40_000)
+    small, narrow = counted(each, "llama")
+    assert_frame_equal(small, large, rtol=1e-7, atol=LOOSE.get(each.name, 1e-10))
+    assert narrow < wide, "the control: the budget has an effect"
 
 
 @by_detector

@@ -192,8 +192,8 @@ def test_values_are_read_in_the_direction_of_their_key() -> None:
         logits = value_logits(lm, layer)[neuron] * found.sign[layer, neuron]
         assert row["value_token"] == lm.tokenizer.decode([int(logits.argmax())])
         following = int(prefixes.next_token[found.places[layer, neuron, 0]])
-        assert row["rank"] == int((logits > logits[following]).sum())
-        assert row["agrees"] == (row["rank"] == 0)
+        assert row["rank"] == int((logits > logits[following]).sum()) + 1
+        assert row["agrees"] == (row["rank"] == 1)
 
 
 def test_a_value_that_says_the_next_token_agrees_and_another_does_not() -> None:

@@ -35,7 +35,7 @@ def test_behind_the_last_block_the_lens_is_the_model(family: str) -> None:
         expected = lm.next_logprobs([fact.prompt for fact in FACTS]).exp().gather(1, asked.answers[:, None])[:, 0]
     last = end[end["role"] == "last"].set_index("fact").loc[[fact.id for fact in FACTS]]
     assert last["probability"].to_numpy() == pytest.approx(expected.numpy(), rel=1e-9)
-    assert (last["rank"] == 0).all(), "the models know these facts"
+    assert (last["rank"] == 1).all(), "the models know these facts"
     assert end["decided"].all()
     assert not table[table["layer"] == 0]["decided"].all(), "the control"
 
@@ -48,8 +48,8 @@ def test_the_rank_counts_the_tokens_above() -> None:
     with torch.no_grad():
         logits = lm.unembed(lm.states(lm.encode([fact.prompt]), [site])[site][0, -1])
     answer = int(ask(lm, [fact]).answers[0])
-    assert row["rank"] == int((logits > logits[answer]).sum())
-    assert row["rank"] > 0, "the control: a random model does not know it"
+    assert row["rank"] == int((logits > logits[answer]).sum()) + 1
+    assert row["rank"] > 1, "the control: a random model does not know it"
 
 
 def test_a_module_can_be_read_instead_of_the_stream() -> None:

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from paramem.arch import Site
 from paramem.detection.degenerate import across_languages
-from paramem.detection.neurons import answer_tokens, ask_prompts, known_only, require_known
+from paramem.detection.neurons import answer_tokens, ask_prompts, at_a_time, known_only, require_known
 from paramem.errors import BadInput, BadParameter
 from paramem.facts import Fact
 from paramem.hooks import Patch
@@ -226,7 +226,7 @@ def concept_probabilities(
     Layer -1 is the target prompt as it is. Raises BadInput when the words of a pair do not begin with different tokens.
     """
     settings = settings or PatchingSettings()
-    return _table(pairs, settings, lambda part: patch(lm, part, latents(lm, part, settings), settings))
+    return _table(lm, pairs, settings, lambda part: patch(lm, part, latents(lm, part, settings), settings))
 
 
 def embedding_probabilities(
@@ -234,24 +234,25 @@ def embedding_probabilities(
 ) -> pd.DataFrame:
     """`concept_probabilities`, errors too, at one layer, -1: the tokens' embeddings are replaced, no block's output."""
     settings = settings or PatchingSettings()
-    return _table(pairs, settings, lambda part: _embedded(lm, part, settings)[None])
+    return _table(lm, pairs, settings, lambda part: _embedded(lm, part, settings)[None])
 
 
 def _table(
-    pairs: Sequence[PromptPair], settings: PatchingSettings, measured: Callable[[Sequence[PromptPair]], Tensor]
+    lm: LM, pairs: Sequence[PromptPair], settings: PatchingSettings, measured: Callable[[Sequence[PromptPair]], Tensor]
 ) -> pd.DataFrame:
     """A row per number of what is measured on some pairs at a time (layers from -1 on, pairs, outcomes)."""
     if not pairs:
         raise BadInput("no pairs of prompts: there is nothing to patch")
-    parts = [pairs[start : start + settings.rows] for start in range(0, len(pairs), settings.rows)]
-    found = torch.cat([measured(part) for part in parts], 1)
-    layers, rows, outcomes = np.indices(found.shape).reshape(3, -1).tolist()
+    width = lm.encode([pair.target.text for pair in pairs]).input_ids.shape[1]
+    rows = lm.fitting_rows(settings.rows, width, layers=lm.n_layers)
+    found = torch.cat([measured(pairs[start : start + rows]) for start in range(0, len(pairs), rows)], 1)
+    layers, places, outcomes = np.indices(found.shape).reshape(3, -1).tolist()
     return pd.DataFrame(
         {
-            "pair": rows,
-            "name": [pairs[row].name for row in rows],
-            "source_language": [pairs[row].languages[0] for row in rows],
-            "target_language": [pairs[row].languages[1] for row in rows],
+            "pair": places,
+            "name": [pairs[place].name for place in places],
+            "source_language": [pairs[place].languages[0] for place in places],
+            "target_language": [pairs[place].languages[1] for place in places],
             "layer": [layer - 1 for layer in layers],
             "concept": [OUTCOMES[i][0] for i in outcomes],
             "language": [OUTCOMES[i][1] for i in outcomes],
@@ -287,13 +288,14 @@ def _averaged(lm: LM, pairs: Sequence[PromptPair], sites: Sequence[Site], settin
     """States of the sources at the patched tokens, averaged over those of a pair (sites, pairs, tokens, d_model)."""
     prompts = [prompt for pair in pairs for prompt in pair.sources]
     owner = torch.tensor([i for i, pair in enumerate(pairs) for _ in pair.sources], device=lm.device)
+    every, where = _places(lm, prompts, settings)
     parts = []
-    for start in range(0, len(prompts), settings.rows):
-        batch, places = _places(lm, prompts[start : start + settings.rows], settings)
+    for index in at_a_time(lm, every, settings.rows, layers=len(sites)):
+        batch, places = every.rows(index), where[index]
         states, rows = lm.states(batch, sites), torch.arange(len(batch), device=lm.device)[:, None]
         parts.append(torch.stack([states[site][rows, places] for site in sites]))
-    every = torch.cat(parts, 1)
-    total = every.new_zeros(len(sites), len(pairs), *every.shape[2:]).index_add_(1, owner, every)
+    found = torch.cat(parts, 1)
+    total = found.new_zeros(len(sites), len(pairs), *found.shape[2:]).index_add_(1, owner, found)
     return total / owner.bincount(minlength=len(pairs))[:, None, None]
 
 

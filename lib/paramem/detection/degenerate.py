@@ -102,7 +102,7 @@ def suppressed_sets(lm: LM, asked: Asked, sets: Sequence[Sequence[Neuron]], *, r
     """
     if len(asked) != 1:
         raise BadInput(f"{len(asked)} prompts: give one, with as many sets of neurons as you like")
-    there = last_token(lm, asked.batch)
+    there, rows = last_token(lm, asked.batch), lm.fitting_rows(rows, 1)
     parts = [_suppressed(lm, there, int(asked.answers[0]), sets[i : i + rows]) for i in range(0, len(sets), rows)]
     return torch.cat(parts)
 

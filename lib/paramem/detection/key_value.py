@@ -146,6 +146,7 @@ def _coefficients(
     """Numbers of prefixes and their coefficients, per layer (prefixes here, memories), statement by statement."""
     sites = [Site("mlp_hidden", layer) for layer in range(lm.n_layers)]
     order = prefixes.statement.argsort(stable=True)
+    rows = lm.fitting_rows(rows, max(map(len, prefixes.ids)), layers=lm.n_layers)
     bounds = torch.searchsorted(prefixes.statement[order], torch.arange(0, len(prefixes.ids) + rows, rows))
     for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         numbers = order[start:stop]
@@ -219,7 +220,7 @@ def value_logits(lm: LM, layer: int) -> Tensor:
 def read_values(lm: LM, found: Triggers, prefixes: Prefixes) -> pd.DataFrame:
     """Each value's top token beside the next token of its key's best trigger: one row a memory.
 
-    rank counts the tokens that the value ranks above the next token (0: none); ``shuffled_agrees`` compares with the
+    rank: the next token's place in the value's ranking, from 1; ``shuffled_agrees`` compares with the
     next token of another memory of the layer, one further round: the control.
     """
     parts = []
@@ -232,7 +233,7 @@ def read_values(lm: LM, found: Triggers, prefixes: Prefixes) -> pd.DataFrame:
             "value_token": top.tolist(),
             "value_probability": logits.softmax(1).amax(1).double().cpu().numpy(),
             "next_token": following.tolist(),
-            "rank": (logits > own).sum(1).cpu().numpy(),
+            "rank": (logits > own).sum(1).cpu().numpy() + 1,
             "agrees": (top == following).cpu().numpy(),
             "shuffled_agrees": (top == following.roll(len(top) // 2)).cpu().numpy(),
         }
@@ -309,6 +310,7 @@ def _last_coefficients(
     """The coefficient of one memory each (layer, neuron) at the last token of each text."""
     sites = [Site("mlp_hidden", layer) for layer in range(lm.n_layers)]
     out = np.empty(len(ids))
+    rows = lm.fitting_rows(rows, max(map(len, ids), default=1), layers=lm.n_layers)
     for numbers in torch.split(torch.tensor([len(row) for row in ids]).argsort(stable=True), rows):
         batch = _batch(lm, [ids[i] for i in numbers.tolist()])
         states = lm.states(batch, sites)
@@ -331,7 +333,8 @@ def composition(lm: LM, prefixes: Prefixes, numbers: Tensor, *, rows: int = 256)
     said = [(logits.argmax(1), logits.argmin(1)) for logits in (value_logits(lm, i) for i in range(lm.n_layers))]
     sites = [Site(name, layer) for layer in range(lm.n_layers) for name in ("mlp_out", "mlp_hidden")]
     parts = []
-    for chunk in torch.split(numbers, rows):
+    longest = max(map(len, prefixes.ids))
+    for chunk in torch.split(numbers, lm.fitting_rows(rows, longest, layers=lm.n_layers)):
         batch = _batch(lm, [prefixes.tokens(i) for i in chunk.tolist()])
         states = lm.states(batch, sites)
         at = (torch.arange(len(batch), device=lm.device), batch.lengths - 1)

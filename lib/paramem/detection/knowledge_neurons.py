@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from paramem.detection.ablation import value_vectors
-from paramem.detection.neurons import Asked, Neuron, ask_prompts, by_layer, require_known
+from paramem.detection.neurons import Asked, Neuron, ask_prompts, at_a_time, by_layer, require_known
 from paramem.errors import BadInput, BadParameter
 from paramem.facts import Fact, fill
 from paramem.interventions import LowRank, WeightDelta
@@ -122,7 +122,7 @@ def integrated_gradients(lm: LM, asked: Asked, settings: KnowledgeNeuronSettings
 def activations(lm: LM, asked: Asked, *, rows: int = 1024) -> Tensor:
     """w-bar: every neuron's activation at the prompt's last token, (prompts, layers, d_mlp)."""
     sites, parts = lm.arch.sites("mlp_hidden"), []
-    for index in torch.split(torch.arange(len(asked), device=lm.device), rows):
+    for index in at_a_time(lm, asked.batch, rows):
         batch = asked.rows(index).batch
         states = lm.states(batch, sites)
         places = (torch.arange(len(batch), device=lm.device), batch.prompt_lengths - 1)

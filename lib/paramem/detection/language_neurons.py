@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from paramem.arch import HookPoint, Site
-from paramem.detection.neurons import ask_prompts
+from paramem.detection.neurons import ask_prompts, at_a_time
 from paramem.errors import BadInput, BadParameter
 from paramem.hooks import attach
 from paramem.interventions import Intervention, NeuronPatch
@@ -113,8 +113,9 @@ def _over_tokens(lm: LM, texts: Sequence[str], rows: int, what: Literal["active"
         raise BadInput("no texts: a probability is a share of at least one token")
     sites = [Site("mlp_hidden", layer) for layer in range(lm.n_layers)]
     total, tokens = torch.zeros(lm.n_layers, lm.d_mlp, dtype=torch.float64, device=lm.device), 0
-    for start in range(0, len(texts), rows):
-        batch = lm.encode(list(texts[start : start + rows]))
+    every = lm.encode(list(texts))
+    for index in at_a_time(lm, every, rows):
+        batch = every.rows(index)
         real = batch.attention_mask.bool()
         real[:, 0] &= ~torch.isin(batch.input_ids[:, 0], torch.tensor(lm.tokenizer.all_special_ids, device=lm.device))
         with _activations(lm) as given:
@@ -219,9 +220,9 @@ def reselected(frame: pd.DataFrame, settings: LanguageNeuronSettings) -> pd.Data
 @torch.no_grad()
 def text_logprob(lm: LM, texts: Sequence[str], *, rows: int = 256) -> Tensor:
     """Mean log-probability a token (nats) of each text `[texts]`, from its second token on: minus log perplexity."""
-    parts = []
-    for start in range(0, len(texts), rows):
-        batch = lm.encode(list(texts[start : start + rows]))
+    every, parts = lm.encode(list(texts)), []
+    for index in at_a_time(lm, every, rows, layers=1, everywhere=True):
+        batch = every.rows(index)
         said = log_probs(lm.logits(batch)[:, :-1]).gather(2, batch.input_ids[:, 1:, None])[..., 0]
         real = batch.attention_mask[:, 1:].to(said)
         parts.append((said * real).sum(1) / real.sum(1))
@@ -261,7 +262,8 @@ def _logprob(lm: LM, pairs: Sequence[tuple[str, str]], measure: str, rows: int) 
     if measure == "text":
         return text_logprob(lm, [f"{prompt} {answer}" for prompt, answer in pairs], rows=rows)
     prompts, answers = zip(*pairs, strict=True)
-    return lm.score(prompts, answers, batch_size=rows).logprob
+    longest = lm.encode(prompts, answers).input_ids.shape[1]
+    return lm.score(prompts, answers, batch_size=lm.fitting_rows(rows, longest, read=longest)).logprob
 
 
 def steering(off: Sequence[Neuron], on: Sequence[Neuron], level: Tensor) -> Intervention:

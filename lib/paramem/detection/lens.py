@@ -33,7 +33,7 @@ from torch import Tensor
 from paramem.arch import Site
 from paramem.detection.ablation import value_vectors
 from paramem.detection.causal_tracing import token_roles
-from paramem.detection.neurons import Asked, NeuronPatch, answer_logits, ask
+from paramem.detection.neurons import Asked, NeuronPatch, answer_logits, ask, at_a_time
 from paramem.errors import BadParameter
 from paramem.facts import Fact
 from paramem.models import LM, log_probs
@@ -73,7 +73,7 @@ class LensSettings:
 def logit_lens(lm: LM, facts: Sequence[Fact], settings: LensSettings | None = None) -> pd.DataFrame:
     """One row per fact, token and layer: role, rank and probability of the fact's answer, top token, ``decided``.
 
-    rank counts the tokens above the answer (0: it is on top). ``decided``: the top token is the one on top after the
+    rank: the answer's place, 1 if it is on top. ``decided``: the top token is the one on top after the
     last block, at the same position.
     """
     settings = settings or LensSettings()
@@ -81,7 +81,7 @@ def logit_lens(lm: LM, facts: Sequence[Fact], settings: LensSettings | None = No
     sites = [Site(settings.site, layer) for layer in range(lm.n_layers)]
     last = Site("resid_post", lm.n_layers - 1)
     frames = []
-    for index in torch.split(torch.arange(len(asked), device=lm.device), settings.rows):
+    for index in at_a_time(lm, asked.batch, settings.rows, everywhere=True):
         part = asked.rows(index)
         states = lm.states(part.batch, {*sites, last})
         final = lm.unembed(states[last]).argmax(-1)
@@ -99,7 +99,7 @@ def _readings(lm: LM, states: Tensor, final: Tensor, asked: Asked, facts: Sequen
     logits = lm.unembed(states)
     answer = logits.gather(-1, asked.answers[:, None, None].expand(*logits.shape[:2], 1))
     values = {
-        "rank": (logits > answer).sum(-1),
+        "rank": (logits > answer).sum(-1) + 1,
         "probability": logits.softmax(-1).gather(-1, asked.answers[:, None, None].expand_as(answer))[..., 0].double(),
         "decided": logits.argmax(-1) == final,
     }
@@ -222,7 +222,7 @@ def clamp_levels(lm: LM, asked: Asked, settings: FeatureSettings) -> list[float]
     """The activation neurons are clamped to, per layer: ``level`` x the largest one at any token of the prompts."""
     sites = [Site("mlp_hidden", layer) for layer in range(lm.n_layers)]
     largest = [0.0] * lm.n_layers
-    for index in torch.split(torch.arange(len(asked), device=lm.device), settings.rows):
+    for index in at_a_time(lm, asked.batch, settings.rows):
         batch = asked.batch.rows(index)
         states, real = lm.states(batch, sites), batch.attention_mask.bool()
         largest = [max(old, float(states[site][real].max())) for old, site in zip(largest, sites, strict=True)]

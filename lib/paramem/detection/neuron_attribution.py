@@ -37,7 +37,7 @@ from paramem import norms
 from paramem.arch import Site
 from paramem.attention import attn_norm, head_outputs, head_values, patterns, value_keys
 from paramem.detection.ablation import value_vectors
-from paramem.detection.neurons import Asked, require_known
+from paramem.detection.neurons import Asked, at_a_time, require_known
 from paramem.detection.recall import project
 from paramem.errors import BadParameter
 from paramem.facts import Fact
@@ -168,8 +168,8 @@ def value_scores(lm: LM, facts: Sequence[Fact], settings: AttributionSettings | 
     """
     settings = settings or AttributionSettings()
     asked = require_known(lm, facts, rows=settings.rows)
-    chunks = torch.split(torch.arange(len(asked), device=lm.device), settings.rows)
-    return torch.cat([_value_scores(lm, asked.rows(index), settings) for index in chunks])
+    parts = at_a_time(lm, asked.batch, settings.rows)
+    return torch.cat([_value_scores(lm, asked.rows(index), settings) for index in parts])
 
 
 def _value_scores(lm: LM, asked: Asked, settings: AttributionSettings) -> Tensor:
@@ -182,12 +182,27 @@ def _value_scores(lm: LM, asked: Asked, settings: AttributionSettings) -> Tensor
     found = []
     for layer in layers:
         m, base = at[Site("mlp_hidden", layer)], at[Site("resid_post", layer)] - at[Site("mlp_out", layer)]
-        vectors = value_vectors(lm, layer)
-        promoted = promoted_tokens(lm, vectors)
-        found.append(
-            torch.stack([lens.score(settings.score, base[i], m[i], vectors, promoted) for i, lens in enumerate(lenses)])
-        )
+        found.append(_scored(lm, lenses, base, m, value_vectors(lm, layer), settings.score))
     return torch.stack(found, 1)
+
+
+def _scored(lm: LM, lenses: Sequence[Lens], base: Tensor, m: Tensor, vectors: Tensor, kind: Score) -> Tensor:
+    """Scores `[B, ..., neurons]` of coefficients m `[B, ..., neurons]` in contexts base `[B, d_model]`.
+
+    A neuron costs a row of logits, so only so many are scored at a time as `LM.fitting_rows` allows.
+    """
+    flat, parts = m.reshape(len(m), -1, m.shape[-1]), []
+    for index in torch.split(torch.arange(m.shape[-1], device=m.device), lm.fitting_rows(m.shape[-1], 1)):
+        some, promoted = vectors[index], promoted_tokens(lm, vectors[index])
+        parts.append(
+            torch.stack(
+                [
+                    torch.stack([lens.score(kind, base[i], each, some, promoted) for each in flat[i][:, index]])
+                    for i, lens in enumerate(lenses)
+                ]
+            )
+        )
+    return torch.cat(parts, -1).view(m.shape)
 
 
 def _lenses(lm: LM, asked: Asked, final: Tensor, settings: AttributionSettings) -> Iterator[Lens]:
@@ -208,6 +223,22 @@ def tidy(scores: Tensor, facts: Sequence[Fact]) -> pd.DataFrame:
     return pd.DataFrame({"score": scores.flatten().double().cpu().numpy()}, index=index).reset_index()
 
 
+def attention_neurons(lm: LM, facts: Sequence[Fact], settings: AttributionSettings | None = None) -> pd.DataFrame:
+    """`attention_scores` as tidy rows: fact, layer, token (its place), head, neuron (coordinate of the head), score."""
+    names, parts = ["layer", "token", "head", "neuron"], []
+    for fact, scores in zip(facts, attention_scores(lm, facts, settings), strict=True):
+        index = pd.MultiIndex.from_product([range(n) for n in scores.shape], names=names)
+        cells = pd.DataFrame({"score": scores.flatten().double().cpu().numpy()}, index=index).reset_index()
+        cells.insert(0, "fact", fact.id)
+        parts.append(cells)
+    return pd.concat(parts, ignore_index=True)
+
+
+def query_neurons(lm: LM, facts: Sequence[Fact], settings: AttributionSettings | None = None) -> pd.DataFrame:
+    """`query_scores` as tidy rows: fact, layer, neuron, score."""
+    return tidy(query_scores(lm, facts, settings), facts)
+
+
 @torch.no_grad()
 def attention_scores(lm: LM, facts: Sequence[Fact], settings: AttributionSettings | None = None) -> list[Tensor]:
     """The score of attention's neurons: per fact `[layers, tokens, heads, d_head]`.
@@ -218,10 +249,15 @@ def attention_scores(lm: LM, facts: Sequence[Fact], settings: AttributionSetting
     settings = settings or AttributionSettings()
     asked = require_known(lm, facts, rows=settings.rows)
     found: dict[int, Tensor] = {}
-    for index in equal_lengths(asked.batch, settings.rows):
+    for index in equal_lengths(asked.batch, _most(lm, asked, settings)):
         scores, _ = _attention_scores(lm, asked.rows(index), settings)
         found.update(zip(index.tolist(), scores, strict=True))
     return [found[i] for i in range(len(asked))]
+
+
+def _most(lm: LM, asked: Asked, settings: AttributionSettings) -> int:
+    """Facts in one forward, of which the states of all layers are kept."""
+    return lm.fitting_rows(settings.rows, asked.batch.input_ids.shape[1], layers=lm.n_layers)
 
 
 def _attention_scores(lm: LM, asked: Asked, settings: AttributionSettings) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -233,10 +269,8 @@ def _attention_scores(lm: LM, asked: Asked, settings: AttributionSettings) -> tu
         read = patterns(blocks, layer)[:, :, -1].transpose(1, 2)  # [B, T, heads]
         m = read[..., None] * head_values(blocks, layer)  # [B, T, heads, d_head]
         outputs = head_outputs(lm.arch, layer).flatten(0, 1)  # [heads * d_head, d_model]
-        vectors, promoted = (each.repeat(m.shape[1], 1) for each in (outputs, promoted_tokens(lm, outputs)))
-        base = blocks.resid_pre[layer][:, -1]
-        each = [lens.score(settings.score, base[i], m[i].flatten(), vectors, promoted) for i, lens in enumerate(lenses)]
-        found.append(torch.stack(each).view_as(m))
+        scores = _scored(lm, lenses, blocks.resid_pre[layer][:, -1], m.flatten(2), outputs, settings.score)
+        found.append(scores.view_as(m))
     return torch.stack(found, 1), blocks.resid_pre
 
 
@@ -253,7 +287,7 @@ def query_scores(lm: LM, facts: Sequence[Fact], settings: AttributionSettings | 
     asked = require_known(lm, facts, rows=settings.rows)
     outputs = [value_vectors(lm, layer) for layer in range(lm.n_layers)]
     found = torch.zeros(len(asked), lm.n_layers, lm.d_mlp, dtype=outputs[0].dtype, device=lm.device)
-    for index in equal_lengths(asked.batch, settings.rows):
+    for index in equal_lengths(asked.batch, _most(lm, asked, settings)):
         found[index] = _query_scores(lm, asked.rows(index), settings, outputs)
     return found
 

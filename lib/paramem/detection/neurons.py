@@ -37,6 +37,7 @@ __all__ = [
     "answer_tokens",
     "ask",
     "ask_prompts",
+    "at_a_time",
     "by_layer",
     "known_only",
     "other_facts",
@@ -77,6 +78,18 @@ def ask_prompts(lm: LM, prompts: Sequence[str], objects: Sequence[str]) -> Asked
     width = int(both.prompt_lengths.max())
     batch = replace(both, input_ids=both.input_ids[:, :width], lengths=both.prompt_lengths, targets=None)
     return Asked(batch=batch, answers=answers)
+
+
+def at_a_time(
+    lm: LM, batch: Batch, most: int, *, layers: int | None = None, everywhere: bool = False
+) -> tuple[Tensor, ...]:
+    """Places of a batch's rows, as many together as fit (`LM.fitting_rows`) and at most ``most``, in their order.
+
+    layers: whose states are kept, all of them by default. everywhere: logits are read at every token, not at one.
+    """
+    tokens = batch.input_ids.shape[1]
+    rows = lm.fitting_rows(most, tokens, layers=layers or lm.n_layers, read=tokens if everywhere else 1)
+    return torch.split(torch.arange(len(batch), device=lm.device), rows)
 
 
 def answer_tokens(lm: LM, facts: Sequence[Fact]) -> Tensor:
@@ -130,8 +143,7 @@ def answer_logits(
     if neurons is not None and len(neurons) != len(asked):
         raise BadInput(f"{len(neurons)} sets of neurons for {len(asked)} prompts: give one set for each")
     parts = []
-    fitting = lm.fitting_rows(rows, asked.batch.input_ids.shape[1])
-    for index in torch.split(torch.arange(len(asked), device=lm.device), fitting):
+    for index in at_a_time(lm, asked.batch, rows, layers=1):
         batch = asked.batch.rows(index)
         patch = {} if neurons is None else row_patches(lm, [neurons[i] for i in index.tolist()], scale, where)
         at = (torch.arange(len(batch), device=lm.device), batch.prompt_lengths - 1)

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from paramem.arch import Site
 from paramem.attention import head_outputs, head_values, knocked_out, patterns
 from paramem.detection.causal_tracing import window_of
-from paramem.detection.neurons import Asked, require_known
+from paramem.detection.neurons import Asked, at_a_time, require_known
 from paramem.errors import BadParameter
 from paramem.facts import Fact
 from paramem.models import LM
@@ -118,13 +118,13 @@ class Chunk:
 
 
 def chunks(lm: LM, facts: Sequence[Fact], rows: int) -> Iterator[Chunk]:
-    """The facts as asked, at most ``rows`` at a time, in their order.
+    """The facts as asked, as many at a time as fit and at most ``rows``, in their order.
 
     Raises BadInput for facts that the model does not know, SubjectNotInPrompt.
     """
     asked = require_known(lm, facts, rows=rows)
     subjects = [lm.subject_span(fact.prompt, fact.subject) for fact in facts]
-    for part in torch.split(torch.arange(len(asked), device=lm.device), rows):
+    for part in at_a_time(lm, asked.batch, rows):
         index = part.tolist()
         yield Chunk(asked=asked.rows(part), index=index, subjects=[subjects[i] for i in index])
 
