@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,12 @@ from paramem.detection.knowledge_entropy import (
     EntropySettings,
     Learned,
     LearningSettings,
+    Orders,
     ResuscitationSettings,
     continual_learning,
     entropy,
     knowledge_entropy,
+    learning_orders,
     multipliers,
     resampled_entropy,
     resuscitate,
@@ -178,6 +181,35 @@ def learned_subjects() -> set[str]:
     """The subjects that continual learning notes down."""
     idle = LearningSettings(epochs=1, batch=2, lr=1e-9)
     return set(continual_learning(taught("gpt2"), FACTS[:2], FACTS[2:], idle).new["subject"])
+
+
+def test_orders_are_averaged_and_drawn_together() -> None:
+    old = table([1] * 4, [1, 1, 0, 0])
+    runs = [Learned(new=table([-4.0] * 4, after), old=old) for after in ([-1.0] * 4, [-2.0] * 4, [-3.0] * 4)]
+    three, one = Orders(runs=tuple(runs)), Orders(runs=tuple(runs[:1]))
+    assert three.acquisition == pytest.approx(0.5)
+    assert three.mean("new", "after") == pytest.approx(-2.0)
+    assert three.forgetting == pytest.approx(0.5)
+    drawn, alone = (each.resampled(np.random.default_rng(0)) for each in (three, one))
+    assert drawn["acquisition"].std() > 0.1, "orders that differ widen the interval"
+    assert alone["acquisition"].std() == pytest.approx(0), "the control: every person of one order learned the same"
+    better = Orders(runs=tuple(Learned(new=run.new.assign(after=run.new["after"] + 0.4), old=old) for run in runs))
+    gain = better.resampled(np.random.default_rng(0)) - drawn
+    assert gain["acquisition"].std() == pytest.approx(0, abs=1e-12), "paired by order"
+    unpaired = better.resampled(np.random.default_rng(1)) - drawn
+    assert unpaired["acquisition"].std() > 0.1, "the control"
+
+
+def test_an_order_is_a_seed() -> None:
+    lm, settings = taught("gpt2"), LearningSettings(epochs=1, batch=2, lr=1e-3, seed=5)
+    before = lm.fingerprint()
+    several = learning_orders(lm, FACTS[:3], FACTS[3:], settings, orders=2)
+    single = continual_learning(lm, FACTS[:3], FACTS[3:], replace(settings, seed=6))
+    assert several.runs[1].new.equals(single.new)
+    assert not several.runs[0].new.equals(single.new), "the control: another order"
+    assert lm.fingerprint() == before
+    with pytest.raises(BadParameter, match="orders=0"):
+        learning_orders(lm, FACTS[:3], FACTS[3:], settings, orders=0)
 
 
 def test_bad_input() -> None:

@@ -21,7 +21,7 @@ p, q, u         ``share, factor, u``   (layers, memories) for u, 1 where a key s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from paramem.arch import Site
+from paramem.detection.neurons import at_a_time
 from paramem.detection.tuning import TuneSettings, tune
 from paramem.errors import BadInput, BadParameter
 from paramem.facts import Fact, Probe, fill
@@ -87,9 +88,9 @@ def text_coefficients(lm: LM, texts: Sequence[str], settings: EntropySettings | 
     if not texts:
         raise BadInput("no texts: the entropy is an average over at least one")
     sites = [Site("mlp_hidden", layer) for layer in range(lm.n_layers)]
-    parts = []
-    for start in range(0, len(texts), settings.rows):
-        batch = lm.encode(list(texts[start : start + settings.rows]))
+    every, parts = lm.encode(list(texts)), []
+    for index in at_a_time(lm, every, settings.rows):
+        batch = every.rows(index)
         real = batch.attention_mask.double()
         if int(batch.input_ids[0, 0]) in lm.tokenizer.all_special_ids:
             real[:, 0] = 0
@@ -245,6 +246,50 @@ class Learned:
             if name == "acquisition":
                 rates["log_p_new_after"] = means[:, 1]
         return pd.DataFrame(rates)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Orders:
+    """The same learning several times, each time with another order of the texts."""
+
+    runs: tuple[Learned, ...]
+
+    @property
+    def acquisition(self) -> float:
+        """A(theta), mean over the orders."""
+        return float(np.mean([run.acquisition for run in self.runs]))
+
+    @property
+    def forgetting(self) -> float:
+        """F(theta), mean over the orders."""
+        return float(np.mean([run.forgetting for run in self.runs]))
+
+    def mean(self, table: Literal["new", "old"], column: Literal["before", "after"]) -> float:
+        """Mean of a column over facts and orders."""
+        return float(np.mean([getattr(run, table)[column].mean() for run in self.runs]))
+
+    def resampled(self, generator: np.random.Generator, *, resamples: int = 2000) -> pd.DataFrame:
+        """`Learned.resampled` for samples of the subjects and of the orders, rates averaged over the orders drawn.
+
+        Subjects are drawn alike in every order. Two models that learned the same facts in the same orders get the same
+        samples from generators of the same seed, so the comparison is paired by order and by subject.
+        """
+        seed = int(generator.integers(2**62))
+        tables = [run.resampled(np.random.default_rng(seed), resamples=resamples) for run in self.runs]
+        drawn = generator.integers(0, len(tables), size=(len(tables), resamples))
+        values = np.stack([table.to_numpy() for table in tables])  # (orders, resamples, rates)
+        return pd.DataFrame(values[drawn, np.arange(resamples)].mean(0), columns=tables[0].columns)
+
+
+def learning_orders(
+    lm: LM, new: Sequence[Fact], old: Sequence[Fact], settings: LearningSettings | None = None, *, orders: int = 3
+) -> Orders:
+    """`continual_learning` with ``orders`` seeds, from that of the settings on. Raises BadParameter for none."""
+    settings = settings or LearningSettings()
+    if orders < 1:
+        raise BadParameter(f"orders={orders}: at least one order of the texts")
+    seeds = range(settings.seed, settings.seed + orders)
+    return Orders(runs=tuple(continual_learning(lm, new, old, replace(settings, seed=seed)) for seed in seeds))
 
 
 def continual_learning(
