@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
 from families import FAMILIES, make_lm
 from known import FACTS, knowing
+from paramem.detection import planting
 from paramem.detection.localisers import all_localisers
 from paramem.detection.planting import (
     PlantSettings,
@@ -16,11 +19,16 @@ from paramem.detection.planting import (
     grades,
     layer_site,
     plant,
+    plant_somewhere,
     random_site,
     recall,
     top_of_each_layer,
+    value_change,
 )
 from paramem.errors import BadInput, BadParameter
+from paramem.facts import Fact
+from paramem.interventions import WeightDelta
+from paramem.models import LM
 
 NEW = FACTS[0].model_copy(update={"id": "new", "object": "Paris"})  # a word that the models can say
 
@@ -66,6 +74,32 @@ def test_taking_the_planted_neurons_out_takes_the_fact_out() -> None:
 def test_a_plant_that_does_not_grow_is_an_error() -> None:
     with pytest.raises(BadInput, match="after 1 steps"):
         plant(knowing("gpt2"), NEW, [(0, 0)], PlantSettings(steps=1, lr=1e-6))
+
+
+def test_another_site_is_drawn_where_the_first_cannot_hold_the_fact(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, sites = knowing("gpt2"), [[(0, 0)], [(1, i) for i in range(6)]]
+    monkeypatch.setattr(planting, "plant", refusing_the_first(planting.plant))
+    drawn = iter(sites * 2)
+    monkeypatch.setattr(planting, "random_site", lambda *args, **kwargs: next(drawn))
+    neurons, delta = plant_somewhere(lm, NEW, share=0.1, generator=np.random.default_rng(0))
+    assert neurons == sites[1]
+    assert (value_change(lm, delta, 1) > 0).nonzero()[:, 0].tolist() == list(range(6))
+    assert not value_change(lm, delta, 0).any(), "the control: nothing is planted there"
+    with pytest.raises(BadInput, match="cannot hold"):
+        plant_somewhere(lm, NEW, share=0.1, generator=np.random.default_rng(0), tries=1)
+    with pytest.raises(BadParameter, match="tries=0"):
+        plant_somewhere(lm, NEW, share=0.1, generator=np.random.default_rng(0), tries=0)
+
+
+def refusing_the_first(plant: Callable[..., WeightDelta]) -> Callable[..., WeightDelta]:
+    """`plant`, for which the neuron (0, 0) alone cannot hold anything."""
+
+    def refusing(lm: LM, fact: Fact, neurons: list[tuple[int, int]], settings: PlantSettings | None) -> WeightDelta:
+        if neurons == [(0, 0)]:
+            raise BadInput("cannot hold")
+        return plant(lm, fact, neurons, settings)
+
+    return refusing
 
 
 def test_sites() -> None:

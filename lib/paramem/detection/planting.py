@@ -88,6 +88,38 @@ def plant(lm: LM, fact: Fact, neurons: Iterable[Neuron], settings: PlantSettings
     return delta
 
 
+def plant_somewhere(
+    lm: LM,
+    fact: Fact,
+    *,
+    share: float,
+    generator: np.random.Generator,
+    settings: PlantSettings | None = None,
+    tries: int = 10,
+) -> tuple[list[Neuron], WeightDelta]:
+    """A `random_site` that can hold the fact, and the fact planted there.
+
+    A few neurons may all be silent at the prompt's tokens; then others are drawn. Raises BadInput after ``tries``.
+    """
+    for attempt in range(tries):
+        neurons = random_site(lm, share=share, generator=generator)
+        try:
+            return neurons, plant(lm, fact, neurons, settings)
+        except BadInput:
+            if attempt == tries - 1:
+                raise
+    raise BadParameter(f"tries={tries}: at least one site has to be tried")
+
+
+def value_change(lm: LM, delta: WeightDelta, layer: int) -> Tensor:
+    """How far each neuron's value vector of a layer moves, `[d_mlp]`."""
+    name, _, transposed = lm.weight(layer, "down")
+    if name not in delta.parts:
+        return torch.zeros(lm.d_mlp, device=lm.device)
+    moved: Tensor = delta.parts[name].dense().norm(dim=1 if transposed else 0)
+    return moved
+
+
 def top_of_each_layer(scores: Tensor, share: float) -> list[Neuron]:
     """The best ``share`` of the neurons of every layer, at least one in each; scores (layers, d_mlp)."""
     k = max(1, round(share * scores.shape[1]))
