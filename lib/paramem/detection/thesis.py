@@ -46,10 +46,10 @@ from paramem.models import LM
 
 DEPARTURES = {
     "phenomenon": (
-        "determiner-noun agreement and other minimal pairs from BLiMP",
-        "the preposition that a verb or noun governs, read off the templates that the facts are stated in",
-        "the testbeds never saw sentences of BLiMP, and the one agreement that they know, of Spanish article and noun, "
-        "stands inside remembered names; prepositions are of the training texts too, so claims on them are ours",
+        "minimal pairs of determiner-noun agreement and of other paradigms of BLiMP",
+        "agreement of verbs, demonstratives and nouns in sentences of the grammar worlds (`paramem.detection.syntax`); "
+        "here, for any world, the preposition that a verb or noun governs in the templates that facts are stated in",
+        "the testbeds never saw sentences of BLiMP; prepositions are no agreement, so claims on them are ours",
     ),
     "localisation": (
         "a similarity of the neurons found in samples of different size",
@@ -178,17 +178,22 @@ def compared(
 
 
 def carried_over(
-    lm: LM, requests: Sequence[EditRequest], edits: Mapping[str, Sequence[Intervention]], *, before: Baseline
+    lm: LM,
+    requests: Sequence[EditRequest],
+    edits: Mapping[str, Sequence[Intervention]],
+    *,
+    before: Baseline,
+    groups: Sequence[str] = GROUPS,
 ) -> pd.DataFrame:
     """Where each editor's edits, each made alone, are answered: editor, request, group ("edit", "paraphrase", "alias",
     "logical"), correct (teacher-forced, every token; mean over the request's probes of the group).
 
-    edits: editor -> one intervention a request. before: ``baseline(lm, requests)``.
+    edits: editor -> one intervention a request. before: ``baseline(lm, requests)``. groups: which probes to ask.
     """
     tables = []
     for name, deltas in edits.items():
         table = evaluate(lm, requests, list(deltas), before=before, name=name)
         table = table[(table["state"] == "after") & (table["protocol"] == "teacher_forced")]
-        tables.append(table[table["subgroup"].isin(GROUPS)].assign(editor=name))
+        tables.append(table[table["subgroup"].isin(groups)].assign(editor=name))
     grouped = pd.concat(tables).groupby(["editor", "request", "subgroup"], sort=False)["correct"]
     return grouped.mean().reset_index().rename(columns={"subgroup": "group"})
