@@ -94,7 +94,7 @@ KINDS: Mapping[str, Size] = {
         code_holders=80, opinions=True, languages=LANGUAGES,
     ),
     "edit": Size(
-        people=120, firsts=24, lasts=32, personal=("born_in", "works_for", "plays", "studies", "keeps", "eats"),
+        people=120, firsts=40, lasts=40, personal=("born_in", "works_for", "plays", "studies", "keeps", "eats"),
         impersonal=MAP_RELATIONS, two_step=("birth_country", "birth_language"),
         countries=TWELVE, cities=2, companies=24, couples=40, aliases=True,
         unseen=240, code_holders=40, opinions=True, sparse=("eats",),
