@@ -17,6 +17,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 if TYPE_CHECKING:
     from .detection.causal_tracing import Trace
@@ -218,5 +219,68 @@ def scatter(
         axis.set(xlabel=xlabel or x, title=name or "")
     axes[0].set_ylabel(ylabel or y)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", title=points, alignment="left")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
+    return figure
+
+
+def ripple_strips(
+    maps: dict[str, pd.DataFrame], bars: pd.DataFrame, classes: dict[str, str], title: str, *, xlabel: str
+) -> Figure:
+    """One row an editor: left every fact of the world after one edit (`ripple_map.cells`), white where the right answer
+    kept its probability and black where it lost it, the edited fact framed; right the share of answers that changed by
+    class, over all edits, with 95 % intervals (``bars``: editor, shares, mean, low, high) on a square-root scale."""
+    n, rows = len(maps), len(next(iter(maps.values())))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            n,
+            2,
+            figsize=(10.4, n * (0.13 * rows + 0.38) + 1.1),
+            squeeze=False,
+            layout="constrained",
+            width_ratios=(3, 1),
+        )
+    plt.close(figure)
+    for (left, right), (editor, table) in zip(axes, maps.items(), strict=True):
+        left.imshow(table, cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        left.set_facecolor("#dfe7f3")  # no fact here
+        if table.attrs.get("edited"):
+            row, column = table.attrs["edited"]
+            left.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="#d95f02", linewidth=2.2))
+        left.set_yticks(range(rows), [str(name).strip() for name in table.index], fontsize=6.5)
+        left.set_xticks([])
+        left.tick_params(length=0)
+        left.set_title(editor, fontsize=9, pad=2)
+        part = bars[bars["editor"] == editor].set_index("shares").reindex(list(classes))
+        y = np.arange(len(classes))
+        spread = [(part["mean"] - part["low"]).clip(lower=0), (part["high"] - part["mean"]).clip(lower=0)]
+        right.errorbar(part["mean"], y, xerr=spread, fmt="o", color="black", markersize=4, capsize=2, linewidth=1)
+        right.set_xscale("function", functions=(lambda x: np.sqrt(np.clip(x, 0, None)), np.square))
+        right.set(xlim=(0, 1), ylim=(len(classes) - 0.5, -0.5))
+        right.set_xticks([0.001, 0.01, 0.1, 0.25, 0.5, 1.0], ["", ".01", ".1", ".25", ".5", "1"], fontsize=7)
+        right.set_yticks(y, list(classes.values()), fontsize=7)
+        right.grid(axis="x", color="0.9")
+        right.set_axisbelow(True)
+    axes[-1][0].set_xlabel(
+        "one column a subject: the edited one first, then those with its old or new object", fontsize=8
+    )
+    axes[-1][1].set_xlabel(xlabel, fontsize=8)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
+    return figure
+
+
+def balls(
+    points: np.ndarray, radii: Sequence[Sequence[float]], titles: Sequence[str], title: str, *, names: Sequence[str]
+) -> Figure:
+    """Keys in the plane (points [n, 2]) and their balls, one panel for each list of radii; a later panel may show more
+    keys than an earlier one."""
+    figure, axes = _figure(len(titles), 2.9 * len(titles) + 0.4, 3.1, sharex=True, sharey=True)
+    colours = sns.color_palette("viridis", len(points) + 1)
+    for axis, found, heading in zip(axes, radii, titles, strict=True):
+        for place, radius, name, colour in zip(points, found, names, colours, strict=False):
+            axis.add_patch(plt.Circle(tuple(place), radius, color=colour, alpha=0.25, linewidth=0))
+            axis.plot(*place, "o", color=colour, markersize=5)
+            axis.annotate(name, place, textcoords="offset points", xytext=(5, 5), fontsize=9)
+        axis.set(aspect="equal", title=heading)
+        axis.autoscale_view()
     figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
     return figure

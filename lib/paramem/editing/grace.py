@@ -186,9 +186,9 @@ def distances(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def query(lm: LM, prompts: Sequence[str], settings: GraceSettings) -> Tensor:
-    """What the wrapped module reads at the last token of each prompt, (prompts, width)."""
-    batch, site = lm.encode(prompts), settings.sites[0]
+def query(lm: LM, prompts: Sequence[str], site: Site) -> Tensor:
+    """What the wrapped module reads (at `site`) at the last token of each prompt, (prompts, width)."""
+    batch = lm.encode(prompts)
     return lm.states(batch, [site])[site][torch.arange(len(batch)), batch.prompt_lengths - 1]
 
 
@@ -327,7 +327,7 @@ def grace(lm: LM, requests: Sequence[EditRequest], settings: GraceSettings) -> C
     many = check_requests(lm, requests, [settings.layer])
     reads, writes = settings.sites
     labels = [request.target_new for request in many]
-    found = arrange(query(lm, [request.prompt for request in many], settings), labels, settings.epsilon)
+    found = arrange(query(lm, [request.prompt for request in many], reads), labels, settings.epsilon)
     values, _ = learn_values(lm, many, found.owner, settings)
     return Codebook(
         reads=reads,
@@ -344,7 +344,7 @@ def grace_each(lm: LM, requests: Sequence[EditRequest], settings: GraceSettings)
     """Every request as a codebook of its own, computed side by side."""
     many = check_requests(lm, requests, [settings.layer], together=False)
     reads, writes = settings.sites
-    keys = query(lm, [request.prompt for request in many], settings)
+    keys = query(lm, [request.prompt for request in many], reads)
     values, _ = learn_values(lm, many, range(len(many)), settings)
     radii = keys.new_full((1,), settings.epsilon)
     return [
