@@ -15,7 +15,6 @@ from paramem.editing.t_patcher import (
     PatcherSettings,
     memory_states,
     mistakes,
-    part,
     t_patcher,
     t_patcher_each,
     train_neurons,
@@ -66,7 +65,8 @@ def test_each_mistaken_token_gets_one_neuron() -> None:
     assert max(wanted) > 1, "one target has several tokens"
     assert [len(each) for each in t_patcher_each(lm, edits, SETTINGS, TEXTS)] == wanted
     in_sequence = t_patcher(lm, edits, SETTINGS, TEXTS)
-    assert len(in_sequence) >= wanted[0]
+    assert len(in_sequence.of([0])) == wanted[0]
+    assert sum(len(in_sequence.of([edit])) for edit in range(3)) == len(in_sequence)
     assert in_sequence.size().parameters == len(in_sequence) * (2 * lm.d_model + 1)
 
 
@@ -97,7 +97,7 @@ def test_edits_side_by_side_know_nothing_of_each_other() -> None:
     torch.testing.assert_close(apart[1].keys, alone.keys, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(apart[1].values, alone.values, rtol=1e-6, atol=1e-9)
     together = t_patcher(lm, edits, SETTINGS, TEXTS)
-    torch.testing.assert_close(part(together, torch.arange(len(alone))).keys, apart[0].keys, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(together.of([0]).keys, apart[0].keys, rtol=1e-6, atol=1e-9)
     assert not torch.allclose(together.keys[-1], apart[2].keys[-1], rtol=1e-4), "the later ones know the earlier ones"
 
 

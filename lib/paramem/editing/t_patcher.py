@@ -23,8 +23,8 @@ is read at the layer does not depend on earlier edits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -95,7 +95,10 @@ class PatcherSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AddedNeurons(ModulePatch):
-    """Neurons beside those of one feed-forward layer; they act at every token. No existing weight changes."""
+    """Neurons beside those of one feed-forward layer; they act at every token. No existing weight changes.
+
+    `owners` says which edit, counted from 0, each neuron was added for.
+    """
 
     kind = "added_neurons"
 
@@ -103,6 +106,7 @@ class AddedNeurons(ModulePatch):
     biases: Tensor
     values: Tensor
     activation: str
+    owners: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.biases)
@@ -123,9 +127,16 @@ class AddedNeurons(ModulePatch):
     def transform(self, query: Tensor, state: Tensor, layout: TokenLayout) -> Tensor:
         return state + self.added(query)
 
+    def of(self, edits: Iterable[int]) -> AddedNeurons:
+        """The neurons of some edits. Those of the first n edits of a sequence are what there was after n edits."""
+        wanted = set(edits)
+        index = [place for place, owner in enumerate(self.owners) if owner in wanted]
+        rows = {"keys": self.keys[index], "biases": self.biases[index], "values": self.values[index]}
+        return replace(self, **rows, owners=tuple(self.owners[place] for place in index))
+
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        data = {"reads": str(self.reads), "writes": str(self.writes), "activation": self.activation}
-        return data, {"keys": self.keys, "biases": self.biases, "values": self.values}
+        data: dict[str, Any] = {"reads": str(self.reads), "writes": str(self.writes), "activation": self.activation}
+        return data | {"owners": list(self.owners)}, {"keys": self.keys, "biases": self.biases, "values": self.values}
 
     @classmethod
     def from_state(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AddedNeurons:
@@ -136,6 +147,7 @@ class AddedNeurons(ModulePatch):
             biases=tensors["biases"],
             values=tensors["values"],
             activation=data["activation"],
+            owners=tuple(data["owners"]),
         )
 
 
@@ -167,11 +179,10 @@ class Memory(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """Neurons, the edit that each belongs to, what the layer reads at its mistake, and the losses l_e, l_a, l_m1, l_m2
-    by step, each summed over the edits."""
+    """Neurons, what the layer reads at the mistake of each, and the losses l_e, l_a, l_m1, l_m2 by step, each summed
+    over the edits."""
 
     neurons: AddedNeurons
-    owner: Tensor  # (neurons,)
     own: Tensor  # (neurons, d_model)
     losses: Tensor  # (steps, 4)
 
@@ -264,8 +275,9 @@ def train_neurons(
         biases=biases.detach(),
         values=values.detach(),
         activation=name,
+        owners=tuple(owner.tolist()),
     )
-    return Trained(found, owner, own, torch.stack(losses) if losses else own.new_zeros(0, 4))
+    return Trained(found, own, torch.stack(losses) if losses else own.new_zeros(0, 4))
 
 
 def t_patcher(lm: LM, requests: Sequence[EditRequest], settings: PatcherSettings, texts: Sequence[str]) -> AddedNeurons:
@@ -283,10 +295,16 @@ def t_patcher(lm: LM, requests: Sequence[EditRequest], settings: PatcherSettings
         states = torch.cat([memory.states, before])
         new = train_neurons(lm, places.of(edit), states, usable[None].to(lm.device), settings, total)
         before = torch.cat([before, new.own])
-        total = new.neurons if total is None else joined([total, new.neurons])
-    if total is None:
-        raise BadInput("there is no edit to make: pass at least one request")
+        total = _next(total, replace(new.neurons, owners=(edit,) * len(new.neurons)))
+    assert total is not None  # check_requests refuses an empty sequence
     return total
+
+
+def _next(total: AddedNeurons | None, new: AddedNeurons) -> AddedNeurons:
+    if total is None:
+        return new
+    rows = {name: torch.cat([getattr(total, name), getattr(new, name)]) for name in ("keys", "biases", "values")}
+    return replace(total, **rows, owners=total.owners + new.owners)
 
 
 def t_patcher_each(
@@ -296,30 +314,5 @@ def t_patcher_each(
     many = check_requests(lm, requests, [lm.n_layers - 1], together=False)
     places, memory = mistakes(lm, many), memory_states(lm, texts, settings.memory)
     usable = torch.stack([memory.without(request.subject) for request in many]).to(lm.device)
-    found = train_neurons(lm, places, memory.states, usable, settings)
-    return [part(found.neurons, found.owner == edit) for edit in range(len(many))]
-
-
-def part(neurons: AddedNeurons, chosen: Tensor) -> AddedNeurons:
-    """Some of the neurons."""
-    return AddedNeurons(
-        reads=neurons.reads,
-        writes=neurons.writes,
-        keys=neurons.keys[chosen],
-        biases=neurons.biases[chosen],
-        values=neurons.values[chosen],
-        activation=neurons.activation,
-    )
-
-
-def joined(parts: Sequence[AddedNeurons]) -> AddedNeurons:
-    """Neurons of one layer side by side."""
-    first = parts[0]
-    return AddedNeurons(
-        reads=first.reads,
-        writes=first.writes,
-        keys=torch.cat([each.keys for each in parts]),
-        biases=torch.cat([each.biases for each in parts]),
-        values=torch.cat([each.values for each in parts]),
-        activation=first.activation,
-    )
+    found = train_neurons(lm, places, memory.states, usable, settings).neurons
+    return [found.of([edit]) for edit in range(len(many))]

@@ -56,17 +56,20 @@ def difference(
     frames: Mapping[str, pd.DataFrame], metric: str, one: str, other: str, *, seed: int = 0, resamples: int = 2000
 ) -> tuple[float, float, float]:
     """Mean of ``one`` minus ``other`` on a line, paired by request, and its 95 % bootstrap interval over requests."""
-    group, subgroup, column = LINES[metric]
-    sides = []
-    for name in (one, other):
-        frame = _comparable(frames[name])
-        rows = frame[(frame["state"] == "after") & (frame["protocol"] == "teacher_forced")]
-        rows = rows[(rows["group"] == group) & (rows["subgroup"] == subgroup)]
-        sides.append(rows.groupby("request", sort=True)[column].mean())
+    sides = [per_request(frames[name], metric) for name in (one, other)]
     paired = (sides[0] - sides[1]).dropna().to_numpy()
     draws = np.random.default_rng(seed).choice(paired, (resamples, len(paired))).mean(1)
     low, high = np.quantile(draws, [0.025, 0.975])
     return float(paired.mean()), float(low), float(high)
+
+
+def per_request(frame: pd.DataFrame, metric: str) -> pd.Series:
+    """A line's mean for each request after the edit, by request; requests without such probes are missing."""
+    group, subgroup, column = LINES[metric]
+    rows = _comparable(frame)
+    rows = rows[(rows["state"] == "after") & (rows["protocol"] == "teacher_forced")]
+    rows = rows[(rows["group"] == group) & (rows["subgroup"] == subgroup)]
+    return rows.groupby("request", sort=True)[column].mean()
 
 
 def _comparable(frame: pd.DataFrame) -> pd.DataFrame:
