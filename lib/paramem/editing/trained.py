@@ -24,11 +24,14 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from paramem.editing.outer_products import Place, sizes
 from paramem.editing.statistics import cache_folder
-from paramem.errors import BadInput, BadRecord, CorruptFile, Unwritable
+from paramem.errors import BadInput, BadParameter, BadRecord, CorruptFile, Unwritable
+from paramem.evaluation.plan import request_hash
 from paramem.world.weights import write_atomically
 
 if TYPE_CHECKING:
+    from paramem.facts import EditRequest
     from paramem.lm import LM
 
 FOLDER = Path(__file__).parent / "trained"
@@ -88,9 +91,67 @@ class Trained:
             raise Unwritable(f"cannot write to {folder}: {error.strerror}; choose another folder") from error
         return Trained(card=card, tensors={name: tensor.float() for name, tensor in stored.items()})
 
+    def places(self, method: str, lm: LM) -> tuple[Place, ...]:
+        """The matrices that the networks were trained to edit, if they are of that method and fit the model.
+
+        Raises BadInput.
+        """
+        if self.card.method.split("-")[0] != method:  # "mend-people" is MEND, trained on edits of people
+            raise BadInput(f"what was trained for {self.card.method!r} was passed to {method!r}")
+        found = tuple(Place(layer, role) for layer, role in self.card.settings["places"])
+        wanted = {place: tuple(size) for place, size in zip(found, self.card.settings["sizes"], strict=True)}
+        try:
+            fits = sizes(lm, found) == wanted
+        except BadParameter:
+            fits = False
+        if not fits:
+            raise BadInput(
+                f"these {method} networks were trained on {self.card.model!r} and do not fit {lm.name!r}: its matrices "
+                "have other sizes. Pass what was trained on this model."
+            )
+        return found
+
+    def tensors_on(self, device: torch.device) -> dict[str, Tensor]:
+        """The tensors on a device."""
+        return {name: tensor.to(device) for name, tensor in self.tensors.items()}
+
     def rounded(self) -> Trained:
         """The same as it will be read back: through float16."""
         return replace(self, tensors={name: t.detach().to(torch.float16).float() for name, t in self.tensors.items()})
+
+
+def recipe_hash(method: str, model_hash: str, requests: Sequence[EditRequest], settings: Any) -> str:
+    """sha256 over everything that determines what is learned: the model, the training edits in order, the settings."""
+    parts = [method, model_hash, json.dumps(asdict(settings), sort_keys=True), *map(request_hash, requests)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def new_card(
+    method: str,
+    lm: LM,
+    requests: Sequence[EditRequest],
+    settings: Any,
+    seconds: float,
+    places: Sequence[Place] = (),
+    **more: Any,
+) -> Card:
+    """The card of something just trained; ``settings`` is a dataclass, ``more`` is kept beside its fields.
+
+    places: the edited matrices, for editors that change weights.
+    """
+    fingerprint = lm.fingerprint()
+    kept = {**asdict(settings), **more}
+    if places:
+        kept |= {"places": [list(each) for each in places], "sizes": [list(s) for s in sizes(lm, places).values()]}
+    return Card(
+        method=method,
+        model=lm.name,
+        model_hash=fingerprint,
+        recipe=recipe_hash(method, fingerprint, requests, settings),
+        settings=json.loads(json.dumps(kept)),
+        seconds=round(seconds, 1),
+        held_out="",
+    )
 
 
 def load_from(folder: Path, method: str) -> Trained:

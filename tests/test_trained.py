@@ -1,0 +1,91 @@
+"""Trained editors on disk: found by the weights they belong to, and refused when they are not what they say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from families import make_lm
+from grounds import REQUEST
+from known import knowing
+from learned import tiny_ke, tiny_mend
+from paramem.editing import trained as module
+from paramem.editing.trained import FOLDER, cards, load, load_from, own_folder, read_card
+from paramem.errors import BadInput, BadRecord, CorruptFile, Unwritable
+from paramem.models import load as load_model
+from paramem.registry import method
+
+
+def test_what_was_saved_is_found_by_the_weights(tmp_path: Path) -> None:
+    lm = knowing("gpt2")
+    stored = tiny_mend(lm).save(tmp_path)
+    found = load("mend", lm, [tmp_path])
+    assert found.card == stored.card
+    for name, tensor in found.tensors.items():
+        assert torch.equal(tensor, stored.tensors[name])
+        torch.testing.assert_close(tensor, tiny_mend(lm).tensors[name].float(), rtol=1e-3, atol=1e-4)
+    with pytest.raises(BadInput, match="has to be trained on 'knowing-llama' first"):
+        load("mend", knowing("llama"), [tmp_path])
+
+
+def test_what_is_in_the_cache_is_used_by_the_editor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lm = knowing("llama")
+    monkeypatch.setenv("PARAMEM_CACHE", str(tmp_path))
+    with pytest.raises(BadInput, match=r"paramem\.editing\.train ke --model knowing-llama"):
+        method("ke").edit(lm, REQUEST)
+    tiny_ke(lm).save(own_folder(lm))
+    before = float(lm.score([REQUEST.prompt], [REQUEST.target_new]).logprob[0])
+    with method("ke").edit(lm, REQUEST).applied(lm) as edited:
+        assert float(edited.score([REQUEST.prompt], [REQUEST.target_new]).logprob[0]) > before
+        with pytest.raises(BadInput, match="first"):
+            load("ke", edited)  # these weights were not trained on
+
+
+def test_damage_is_noticed(tmp_path: Path) -> None:
+    tiny_mend(knowing("gpt2")).save(tmp_path)
+    weights, card = tmp_path / "mend.safetensors", tmp_path / "mend.json"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + b"\x00\x00")
+    with pytest.raises(CorruptFile, match="not the file that its card describes"):
+        load_from(tmp_path, "mend")
+    weights.unlink()
+    with pytest.raises(CorruptFile, match="cannot read"):
+        load_from(tmp_path, "mend")
+    record = json.loads(card.read_text())
+    for change, message in (({"schema": 0}, "schema"), ({"shoe_size": 44}, "not the card")):
+        card.write_text(json.dumps(record | change))
+        with pytest.raises(BadRecord, match=message):
+            read_card(card)
+    card.write_text("no json")
+    with pytest.raises(BadRecord, match="no readable card"):
+        read_card(card)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Unwritable, match="choose another folder"):
+        tiny_mend(knowing("gpt2")).save(tmp_path / "file" / "folder")
+
+
+def test_shipped_networks_belong_to_shipped_testbeds_and_are_small() -> None:
+    shipped = list(cards())
+    assert shipped
+    total = 0
+    for folder, card in shipped:
+        assert folder.name == card.model
+        assert load_model(card.model).fingerprint() == card.model_hash, f"{card.method} of {card.model}: train it again"
+        assert (folder / f"{card.method}.safetensors").stat().st_size == card.size_bytes < 2e6
+        assert card.held_out
+        assert card.measures
+        total += card.size_bytes
+    assert total <= 6e6
+    assert FOLDER.name == module.__name__.rsplit(".", 1)[1]
+
+
+def test_another_model_of_the_same_family_has_no_networks(tmp_path: Path) -> None:
+    tiny_mend(knowing("gpt2")).save(tmp_path)
+    with pytest.raises(BadInput, match="trained on"):
+        load("mend", make_lm("gpt2"), [tmp_path])
