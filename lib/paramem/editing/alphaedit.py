@@ -32,6 +32,7 @@ from paramem.arch import Site
 from paramem.editing.least_squares import as_part, factorise
 from paramem.editing.memit import target_states
 from paramem.editing.requests import check_requests
+from paramem.editing.sequence import plus
 from paramem.editing.spreading import SpreadSettings, moment_of, write
 from paramem.editing.targets import Lookups
 from paramem.errors import BadInput, BadParameter
@@ -153,7 +154,7 @@ def alphaedit(
             with step.applied(edited) as after:
                 if settings.remember and start + size < len(requests):
                     _remember(after, batch, settings, written)
-        total = total + step
+        total = plus(total, step)
     return total
 
 

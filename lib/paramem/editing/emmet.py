@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from paramem.arch import Site
-from paramem.editing.least_squares import exact_solution, normal_solution
+from paramem.editing.least_squares import exact_solution, normal_solution, summed_solution
 from paramem.editing.memit import target_states
 from paramem.editing.requests import check_requests
 from paramem.editing.spreading import SpreadSettings, moment_of, write
@@ -65,12 +65,14 @@ DEPARTURES = {
 
 @dataclass(frozen=True, kw_only=True)
 class EmmetSettings(SpreadSettings):
-    """ridge: what is added to the diagonal of K' C^-1 K, in units of the width of the keys; 0 for the equality. clamp:
+    """ridge: what is added to the diagonal of K' C^-1 K, in units of the width of the keys; 0 for the equality.
+    together: solve for all edits at once; False sums what each would be alone, in one layer ROME's updates. clamp:
     largest |z - h| in units of |h|."""
 
     steps: int = 25
     clamp: float = 4.0
     ridge: float = 0.0
+    together: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,6 +106,8 @@ def emmet(
     z = target_states(lm, requests, settings).after[0] if z is None else z
 
     def solve(layer: int, K: Tensor, R: Tensor) -> Dense | LowRank:
+        if not settings.together:
+            return summed_solution(second[layer], K, R)
         return equality_delta(second[layer], K, R, settings.ridge * lm.d_mlp)
 
     return write(lm, requests, z, Site("resid_post", settings.last), settings, solve)

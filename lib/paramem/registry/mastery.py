@@ -134,6 +134,17 @@ MASTERY: tuple[Method, ...] = (
         variant={"ridge": 1000 / 16384},
     ),
     Method(
+        name="emmet-summed",
+        title="ROME updates of a batch, summed",
+        kind="editor",
+        paper="gupta2024emmet",
+        phase="mastery",
+        module="paramem.editing.emmet",
+        function="emmet",
+        settings="EmmetSettings",
+        variant={"together": False},
+    ),
+    Method(
         name="pmet",
         title="PMET",
         kind="editor",
