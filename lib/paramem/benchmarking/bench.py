@@ -1,6 +1,6 @@
 """All editors on all tasks, on one ground.
 
-    bench = benchmark(lm, tasks_for(lm), editors(), layer=0, materials=materials_for(lm))
+    bench = benchmark(lm, tasks_for(lm), editors("main"), layer=0, materials=materials_for(lm))
     bench.numbers()                            # one row per editor, task and measure, with interval and passport
     bench.table("counterfact", "generated")    # editors beside each other, one protocol
     bench.refused                              # (editor, task) -> why it could not be run
@@ -111,14 +111,18 @@ class Bench:
 
 
 def editors(names: str = "all") -> tuple[Method, ...]:
-    """The registered editors, or those named, with commas between. Raises BadParameter for a name that is none."""
+    """Registered editors: "all", "main" (no variants, whose names continue another's), or names with commas between.
+
+    Raises BadParameter for a name that is none.
+    """
     known = {each.name: each for each in methods("editor")}
-    if names == "all":
-        return tuple(known.values())
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    main = [name for name in known if not any(name.startswith(f"{other}-") for other in known)]
+    wanted: list[str] = []
+    for name in (each.strip() for each in names.split(",")):
+        wanted += {"all": list(known), "main": main, "": []}.get(name, [name])
     if unknown := [name for name in wanted if name not in known]:
-        raise BadParameter(f"no editor is called {unknown[0]!r}; there are {', '.join(known)}")
-    return tuple(known[name] for name in wanted)
+        raise BadParameter(f"no editor is called {unknown[0]!r}; there are {', '.join(known)}, and 'main' or 'all'")
+    return tuple(known[name] for name in dict.fromkeys(wanted))
 
 
 def benchmark(

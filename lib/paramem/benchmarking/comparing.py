@@ -58,8 +58,9 @@ def span(values: Sequence[float] | np.ndarray | pd.Series, *, seed: int = 0, res
 
 
 def mean(bench: Bench, editor: str, tasks: Sequence[str], name: str, protocol: Protocol = "generated") -> Span:
-    """A measure of one editor over the edits of several tasks."""
-    return span(per_edit(bench, editor, tasks, name, protocol))
+    """A measure of one editor over the edits of several tasks; nan where none of them has probes for it."""
+    values = per_edit(bench, editor, tasks, name, protocol)
+    return span(values) if len(values) else Span(np.nan, np.nan, np.nan)
 
 
 def difference(

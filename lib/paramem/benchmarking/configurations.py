@@ -18,17 +18,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """settings: values other than the defaults. own_place: the editor's own default says where it works. why: both."""
+    """settings: values other than the defaults. own_place: the editor's own default says where it works. depth: its
+    layer as a share of all layers, in the place of the traced one. why: the reason for any of these."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     own_place: bool = False
-    why: str = "the defaults of its settings, at the traced layer"
+    depth: float | None = None
+    why: str = ""
 
     def arguments(self, method: Method, lm: LM, layer: int) -> dict[str, Any]:
         """What `Method.edit` is called with."""
         names = {each.name for each in fields(method.settings_class())}
         if self.own_place:
             return dict(self.settings)
+        if self.depth is not None:
+            return {"layer": min(lm.n_layers - 1, int(self.depth * lm.n_layers)), **self.settings}
         if "layers" in names and "layer" not in names:
             return {"layers": run_of(layer, lm.n_layers), **self.settings}
         return {"layer": layer, **self.settings}
@@ -45,7 +49,18 @@ def run_of(layer: int, n_layers: int) -> tuple[int, ...]:
     return tuple(range(first, first + length))
 
 
-CONFIGURATIONS: Mapping[str, Configuration] = {}
+_ADAPTER = Configuration(own_place=True, why="adapters sit in the attention of all layers, as peft's defaults have it")
+_CODEBOOK = Configuration(
+    depth=0.75, why="a codebook reads whole prompts at their last token, which only upper layers tell apart"
+)
+CONFIGURATIONS: Mapping[str, Configuration] = {
+    "lora": _ADAPTER,
+    "adalora": _ADAPTER,
+    "adalora-last-token": _ADAPTER,
+    "adalora-fixed-ranks": _ADAPTER,
+    "grace": _CODEBOOK,
+    "grace-prompt": _CODEBOOK,
+}
 
 
 def configuration_of(name: str) -> Configuration:
