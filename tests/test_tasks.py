@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from paramem.errors import BadInput, BadParameter
-from paramem.facts import fill
+from paramem.evaluation.over_time import right
+from paramem.facts import Probe, fill
 from paramem.material import part_of
+from paramem.models import load
 from paramem.world import world
 from paramem.world.edit import HEADING, REFUSAL, VISITED, Rules, besides
 from paramem.world.speak import opinion_words
@@ -158,3 +160,31 @@ def test_control_requests_of_another_world_do_not_tell_what_is_true_here() -> No
     facts = [r for r in task_requests(world("edit", seed=1), "counterfact") if r.relation != "visited"]
     wrong = [r for r in facts if r.target_true != HERE.value(r.relation or "", r.subject)]
     assert len(wrong) > len(facts) / 2
+
+
+def test_the_model_is_where_each_task_begins() -> None:
+    """It answers what is to be changed, makes up what is to be corrected, and does not yet say what is wanted."""
+    lm = load("edit-gpt2-s0", device="cpu")
+    now, wanted = {}, {}
+    for task in TASKS:
+        requests = task_requests(HERE, task, 24, seed=3)
+        true = [
+            Probe(
+                prompt=r.prompt,
+                target=r.target_true,
+                aliases=opinion_words(HERE, r.subject, "en") if task == "sentiment" else (),
+            )
+            for r in requests
+            if r.target_true
+        ]
+        now[task] = float(right(lm, true).mean()) if true else None
+        wanted[task] = float(right(lm, [r.probe() for r in requests]).mean())
+        kept = [p for r in requests for p in r.locality["relation"]]
+        assert right(lm, kept).mean() > 0.9, task
+    assert min(now[task] for task in ("question", "counterfact", "sentiment", "sanitation")) > 0.95  # type: ignore[type-var]
+    assert now["insertion"] is now["hallucination"] is None
+    assert max(wanted.values()) < 0.2
+    made_up = task_requests(HERE, "hallucination", 24, seed=3)
+    said = lm.generate([r.prompt for r in made_up], max_new_tokens=6)
+    foods = set(HERE.objects("eats"))
+    assert sum(text.strip().split(".")[0] in foods for text in said) > 20  # not refused: made up
