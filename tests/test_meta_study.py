@@ -11,7 +11,6 @@ from families import make_lm
 from paramem.editing.meta_study import (
     agreement,
     asked_together,
-    by_request,
     each,
     gradient_steps,
     inner_products,
@@ -24,7 +23,6 @@ from paramem.editing.meta_study import (
 )
 from paramem.editing.outer_products import Place, Terms, edit_batch, gradient_terms, places_of, weight_delta
 from paramem.errors import BadInput
-from paramem.evaluation import evaluate
 
 PLACES = (Place(1, "up"), Place(1, "down"))
 
@@ -100,15 +98,6 @@ def test_edits_asked_together_are_the_summed_edits() -> None:
     assert together["edit"].sum() > 0
     with pytest.raises(BadInput, match="equal groups"):
         asked_together(lm, REQUESTS, updates, 3, kept)
-
-
-def test_a_line_of_the_scorecard_by_request() -> None:
-    lm = make_lm("gpt2")
-    frame = evaluate(lm, REQUESTS, each(lm, noise()), generated=False, kl=False)
-    found = by_request(frame, "edit: exact")
-    assert list(found.index) == sorted(r.id for r in REQUESTS)
-    with each(lm, noise())[1].applied(lm) as edited:
-        assert found["r1"] == float(edited.score([REQUESTS[1].prompt], [REQUESTS[1].target_new]).exact[0])
 
 
 def test_pairs_and_intervals_leave_out_what_is_missing() -> None:

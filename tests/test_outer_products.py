@@ -17,6 +17,7 @@ from paramem.editing.outer_products import (
     places_of,
     target_losses,
     terms_added,
+    times,
     together,
     weight_delta,
 )
@@ -100,6 +101,13 @@ def test_joined_edits_are_the_sum_of_their_updates() -> None:
     for place, terms in updates.items():
         torch.testing.assert_close(whole.dense(lm.weight(*place).name), dense(lm, place, terms))
     assert whole.parts[lm.weight(1, "up").name].rank == 8  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_few_terms_and_many_are_multiplied_alike(count: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    left, right, x = (torch.randn(3, n, d, generator=generator) for n, d in ((count, 6), (count, 9), (5, 9)))
+    torch.testing.assert_close(times(Terms(left, right), x), torch.einsum("ejo,eji,eni->eno", left, right, x))
 
 
 def test_terms_that_are_zero_are_not_stored() -> None:

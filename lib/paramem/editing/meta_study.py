@@ -23,7 +23,6 @@ from paramem.editing.outer_products import (
 )
 from paramem.errors import BadInput
 from paramem.evaluation.intervals import bootstrap
-from paramem.evaluation.scorecard import LINES
 from paramem.facts import EditRequest
 from paramem.interventions import WeightDelta
 from paramem.models import LM
@@ -128,14 +127,6 @@ def asked_together(
         wording = table[group, size + place] if one.paraphrases else np.nan
         rows.append({"request": one.id, "edit": table[group, place], "wording": wording})
     return pd.DataFrame(rows).assign(kept=np.repeat(table[:, 2 * size :].mean(1), size))
-
-
-def by_request(frame: pd.DataFrame, line: str) -> pd.Series:
-    """A line of the scorecard, request by request, after the edit and teacher-forced."""
-    group, subgroup, column = LINES[line]
-    rows = frame[(frame["state"] == "after") & (frame["protocol"] == "teacher_forced")]
-    rows = rows[(rows["group"] == group) & (rows["subgroup"] == subgroup)]
-    return rows.groupby("request", sort=True)[column].mean().astype(float)
 
 
 def interval(values: Sequence[float] | NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:

@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from paramem.facts import EditRequest
     from paramem.models import LM
 
-TESTBEDS = ("gpt2-s0", "gpt2-s1", "gpt2-s2", "llama-s0", "llama-s1", "llama-s2")
-MEASURED = 40  # held-out edits behind the numbers of a card
+RECALL = ("gpt2-s0", "gpt2-s1", "gpt2-s2", "llama-s0", "llama-s1", "llama-s2")
+TESTBEDS = (*RECALL, "edit-gpt2-s0", "edit-gpt2-s1", "edit-llama-s0", "edit-llama-s1")
+MEASURED = 24  # held-out edits behind the numbers of a card
 
 
 class Trainer(NamedTuple):
     """How a method is trained: a function (lm, requests, settings) -> Trained and its settings, by name in a module.
 
-    relations: of the training edits. editor: the registered method that the card's numbers are of.
+    relations: of the training edits. editor: the registered method that the card's numbers are of. testbeds: those
+    that it is shipped for.
     """
 
     module: str
@@ -38,11 +40,12 @@ class Trainer(NamedTuple):
     values: Mapping[str, Any] = {}
     relations: str = "all"
     editor: str = ""
+    testbeds: tuple[str, ...] = TESTBEDS
 
 
 TRAINERS: dict[str, Trainer] = {
     "mend": Trainer("paramem.editing.mend", "MendTraining"),
-    "mend-people": Trainer("paramem.editing.mend", "MendTraining", relations="people", editor="mend"),
+    "mend-people": Trainer("paramem.editing.mend", "MendTraining", relations="people", editor="mend", testbeds=RECALL),
     "serac": Trainer("paramem.editing.serac_training", "SeracShape"),
     "serac-cross": Trainer(
         "paramem.editing.serac_training",
@@ -138,14 +141,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m paramem.editing.train", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("methods", nargs="+", help=f"what to train: {', '.join(TRAINERS)}")
-    parser.add_argument("--model", nargs="+", default=list(TESTBEDS), help="testbeds, folders or hub ids")
+    parser.add_argument("--model", nargs="+", default=[], help="testbeds, folders or hub ids")
     parser.add_argument("--dataset", default="world", help="edits to learn from: the testbed's world, or a file")
     parser.add_argument("--out", type=Path, default=None, help="folder to write <model>/<method>.* into")
     parser.add_argument("--force", action="store_true", help="train also where the same recipe was already trained")
     options = parser.parse_args(arguments)
     try:
         for method in options.methods:
-            for model in options.model:
+            for model in options.model or trainer_of(method).testbeds:
                 print(
                     summary(build(method, model, options.out, dataset=options.dataset, force=options.force)), flush=True
                 )
