@@ -7,15 +7,30 @@ from functools import cache
 from typing import Any
 
 from known import FACTS, TEXTS, knowing
+from learned import tiny_ke, tiny_mend
 from paramem.facts import EditRequest, Probe
 from paramem.interventions import Intervention
 from paramem.models import LM
 from paramem.registry import Method
+from reading import reader, serac_of
 
 LAYER = 1
 
 # Method name -> what makes its `trained` material for a tiny model within a second or two.
-TRAINERS: dict[str, Callable[[LM], Any]] = {}
+TRAINERS: dict[str, Callable[[LM], Any]] = {
+    "mend": tiny_mend,
+    "ke": tiny_ke,
+    "serac": lambda lm: serac_of(lm, "embedding"),
+    "serac-cross": lambda lm: serac_of(lm, "cross"),
+}
+# Method name -> settings for a tiny model: it reads the edit itself, and would be lost in demonstrations.
+ALONE = {"copy": 0, "update": 0, "retain": 0}
+SMALL: dict[str, dict[str, Any]] = {
+    "ike": ALONE,
+    "ike-no-retain": ALONE,
+    "ike-released-form": ALONE,
+    "ike-passage": ALONE,
+}
 
 
 def _request(number: int, new: str) -> EditRequest:
@@ -40,8 +55,8 @@ NEIGHBOURS: tuple[Probe, ...] = tuple(fact.probe() for fact in UNTOUCHED)
 
 
 def model(each: Method, family: str) -> LM:
-    """The model that the method is tried on: one that knows `FACTS`."""
-    return knowing(family)
+    """The model that the method is tried on: one that knows `FACTS`, and reads where the method makes it read."""
+    return reader(family) if each.module == "paramem.editing.in_context" else knowing(family)
 
 
 @cache
@@ -59,7 +74,7 @@ def make(each: Method, family: str, *requests: EditRequest, **settings: Any) -> 
         texts=TEXTS["en"],
         facts=UNTOUCHED,
         trained=trained(each, family),
-        **settings,
+        **{**SMALL.get(each.name, {}), **settings},
     )
 
 

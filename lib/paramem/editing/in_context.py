@@ -1,7 +1,7 @@
 r"""Editing by what the model reads: ICE (cohen2023ripple) and IKE (zheng2023ike). No weight changes.
 
-ICE puts the new fact in front of every prompt, "Imagine that {fact}." first. IKE shows by demonstrations what to do with a new
-fact, each a fact, a prompt and the right answer:
+ICE puts the new fact in front of every prompt, "Imagine that {fact}." first. IKE shows by demonstrations what to do
+with a new fact, each a fact, a prompt and the right answer:
 
 =======  ================================  ==============================
 kind     its prompt                        its answer
@@ -45,6 +45,11 @@ DEPARTURES = {
         "plain sentences by default; the released form is the variant 'ike-released-form'",
         "the bundled models never read these words nor a line break",
     ),
+    "layout": (
+        "IKE writes every fact directly before its prompt",
+        "the same; 'ike-passage' writes all facts first, then the answered prompts, and shows four demonstrations",
+        "the bundled models learned to read passages of up to five sentences with questions behind them",
+    ),
     "imagine": (
         "ICE puts 'Imagine that' in front of the fact",
         "the same; `template` takes any other words, and 'ice-plain' is the fact alone",
@@ -57,7 +62,7 @@ DEPARTURES = {
     ),
     "demonstrations": (
         "IKE takes counterfactual records that are not evaluated, with paraphrases and neighbours written for them",
-        "facts of the model, each with the object of another fact of its relation, asked in the relation's other wordings",
+        "facts of the model, each with the object of another of its relation, asked in the relation's other wordings",
         "a world has facts, not records; retain examples ask a fact that the model knows",
     ),
     "retriever": (
@@ -85,14 +90,16 @@ class IceSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class IkeSettings:
-    """copy, update, retain: how many demonstrations of each kind; fewer where there are fewer facts. demonstration: one, with {fact}, {prompt} and {answer};
-    what stands before {prompt} also introduces the prompt that is to be answered. seed: of the new objects, the order of
-    kinds and the choice of wordings."""
+    """copy, update, retain: how many demonstrations of each kind; fewer where facts are few. demonstration: one,
+    with {fact}, {prompt} and {answer}; what stands before {prompt} also introduces the prompt that is to be answered.
+    layout: each fact before its prompt, or all facts first, as in a passage that questions follow.
+    seed: of the new objects, the order of kinds and the choice of wordings."""
 
     copy: int = 1
     update: int = 3
     retain: int = 4
     demonstration: str = "{fact}. {prompt} {answer}. "
+    layout: Literal["interleaved", "facts-first"] = "interleaved"
     retriever: str = "tfidf"
     threshold: float = 0.0
     seed: int = 0
@@ -101,6 +108,10 @@ class IkeSettings:
         if min(self.copy, self.update, self.retain) < 0:
             raise BadParameter(f"copy={self.copy}, update={self.update}, retain={self.retain}: none can be negative")
         _check_template(self.demonstration, "{fact}", PLACE, "{answer}")
+        if "{fact}" not in self.demonstration.partition(PLACE)[0]:
+            raise BadParameter(
+                f"a demonstration begins with its fact: {{fact}} before {{prompt}} in {self.demonstration!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +143,8 @@ def ike(
     wanted = settings.copy + settings.update + settings.retain
     if wanted and not pool:
         raise BadInput(
-            f"{wanted} demonstrations are wanted, and none of {len(facts)} facts can be shown (of no edited subject, and of "
-            "a relation with other subjects and objects): pass more facts."
+            f"{wanted} demonstrations are wanted, and none of {len(facts)} facts can be shown (of no edited "
+            "subject, and of a relation with other subjects and objects): pass more facts."
         )
     texts = index(settings.retriever, [_sentence(fact.prompt, fact.object) for fact in pool]) if wanted else None
     templates = []
@@ -145,7 +156,7 @@ def ike(
 
 
 def demonstrable(facts: Iterable[Fact], requests: Sequence[EditRequest]) -> list[Fact]:
-    """The facts of subjects that no request edits or has as its object, of relations with other subjects and objects."""
+    """Facts of subjects that no request edits or has as its object, of relations with other subjects and objects."""
     edited = {request.subject for request in requests} | {request.target_new for request in requests}
     left = [fact for fact in facts if fact.subject not in edited]
     objects: dict[str, set[str]] = {}
@@ -157,7 +168,7 @@ def demonstrable(facts: Iterable[Fact], requests: Sequence[EditRequest]) -> list
 
 
 def unasked(facts: Iterable[Fact], requests: Sequence[EditRequest]) -> list[Fact]:
-    """The facts that none of the requests' probes asks after, to be shown without giving anything away or spoiling it."""
+    """The facts that none of the requests' probes asks after: showing them gives nothing away and spoils nothing."""
     asked = {probe.subject for request in requests for _, _, probe in request.groups()}
     prompts = [probe.prompt for request in requests for _, _, probe in request.groups()]
     spoken = " ".join(prompts)
@@ -169,8 +180,12 @@ def demonstrations(
 ) -> list[Demonstration]:
     """One demonstration for each of the facts, given nearest first and returned nearest last."""
     rng = random.Random(f"ike/{settings.seed}/{key}")
-    kinds: list[DemonstrationKind] = ["copy"] * settings.copy + ["update"] * settings.update
-    kinds += ["retain"] * settings.retain
+    counts: dict[DemonstrationKind, int] = {
+        "copy": settings.copy,
+        "update": settings.update,
+        "retain": settings.retain,
+    }
+    kinds = [kind for kind, n in counts.items() for _ in range(n)]
     rng.shuffle(kinds)
     shown = [demonstration(kind, fact, pool, rng) for kind, fact in zip(kinds, near, strict=False)]
     return shown[::-1]
@@ -198,11 +213,12 @@ def statement(request: EditRequest) -> str:
 def _context(shown: Sequence[Demonstration], request: EditRequest, settings: IkeSettings) -> str:
     """Demonstrations, the edit's own copy example, and the new fact before the place of the prompt."""
     own = Demonstration(kind="copy", fact=statement(request), prompt=request.prompt, answer=request.target_new)
-    texts = [
-        _filled(settings.demonstration, fact=each.fact, prompt=each.prompt, answer=each.answer) for each in (*shown, own)
-    ]
-    head = settings.demonstration.partition(PLACE)[0]
-    return "".join(texts) + _filled(head, fact=own.fact) + PLACE
+    head, place, tail = settings.demonstration.partition(PLACE)
+    facts = [_filled(head, fact=each.fact) for each in (*shown, own)]
+    asked = [_filled(place + tail, prompt=each.prompt, answer=each.answer) for each in (*shown, own)]
+    if settings.layout == "facts-first":
+        return "".join(facts + asked) + PLACE
+    return "".join(fact + question for fact, question in zip(facts, asked, strict=True)) + facts[-1] + PLACE
 
 
 def _memory(

@@ -3,8 +3,9 @@
     >>> index("tfidf", ["Ada was born in", "Ben plays the"]).similarities(["Ada comes from"]).argmax()
     0
 
-A retriever is known by its name, so that an edit that uses one can be saved: "tfidf" (word and word-pair counts, weighted
-and compared by cosine; scikit-learn), or "st:MODEL" (sentence embeddings compared by cosine; the optional extra ``st``).
+A retriever is known by its name, so that an edit that uses one can be saved: "tfidf" (word and word-pair counts,
+weighted and compared by cosine; scikit-learn), or "st:MODEL" (sentence embeddings compared by cosine; the optional
+extra ``st``).
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ def index(retriever: str, texts: Sequence[str]) -> Index:
         return tfidf(texts)
     if retriever.startswith("st:") and len(retriever) > len("st:"):
         return sentence_embeddings(retriever.removeprefix("st:"), texts)
-    raise BadParameter(f"no retriever {retriever!r}; there are 'tfidf' and 'st:MODEL' with a sentence-transformers model")
+    raise BadParameter(
+        f"no retriever {retriever!r}; there are 'tfidf' and 'st:MODEL' with a sentence-transformers model"
+    )
 
 
 def nearest(found: Index, query: str, k: int) -> list[int]:

@@ -2,10 +2,10 @@
 
 Both read the tokens of an edit's prompt and of an input, and nothing of the model that is edited.
 
-"embedding"  exp(-|e(edit) - e(input)|^2), where e sums learned vectors of the tokens: what two texts share cancels, so the
-             distance is that of the words in which they differ. Edits can be embedded once, inputs are compared by distance.
+"embedding"  exp(-|e(edit) - e(input)|^2), where e sums learned vectors of the tokens: what two texts share cancels, so
+             the distance is that of the words in which they differ. Each text is embedded once.
 "cross"      edit and input are read together: every token looks up its counterpart in the other text by one layer of
-             attention, what does not match is summed, and a small network decides. Costs a pass for every pair.
+             attention, what is found is summed, and a small network decides. Costs a pass for every pair.
 """
 
 from __future__ import annotations

@@ -24,8 +24,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from paramem.editing.in_context import statement
 from paramem.editing.requests import check_requests
+from paramem.editing.scope import Kind
 from paramem.editing.trained import Trained
 from paramem.errors import BadInput, BadParameter
 from paramem.facts import EditRequest
@@ -36,13 +39,13 @@ from paramem.models import LM
 DEPARTURES = {
     "scope classifier": (
         "a pretrained encoder is fine-tuned, as an embedding model or with cross-attention between edit and input",
-        "token vectors learned from scratch: their sums compared by distance, or one layer of attention each way ('cross')",
+        "token vectors learned from scratch: their sums are compared, or attention goes both ways once ('cross')",
         "the bundled world has no pretrained encoder; a word that training never saw counts as a different word",
     ),
     "counterfactual model": (
         "a small pretrained model of the same kind as the base model is fine-tuned",
         "a Llama of two layers and width 64, trained from scratch, with the base model's tokenizer",
-        "there is no smaller pretrained model of the world; answering in the base model's vocabulary lets rows be mixed",
+        "there is no smaller pretrained model of the world; a shared vocabulary lets the rows of a batch be mixed",
     ),
     "what the classifier reads of an edit": (
         "the edit's input and its label; the released code leaves the label out for autoregressive models",
@@ -51,7 +54,7 @@ DEPARTURES = {
     ),
     "training edits": (
         "the new answers of training edits are given by the data set",
-        "each is redrawn at every step among the new objects that training edits of its relation have",
+        "each is redrawn at every step: a new object of a training edit of its relation, or a random word or two",
         "a few hundred edits are otherwise learned by heart instead of being read",
     ),
     "scope": (
@@ -69,8 +72,10 @@ DEPARTURES = {
 
 @dataclass(frozen=True, kw_only=True)
 class SeracSettings:
-    """threshold: probability from which an input counts as in scope."""
+    """scope: the kind of classifier that was trained, see `paramem.editing.scope`. threshold: probability from which an
+    input counts as in scope."""
 
+    scope: Kind = "embedding"
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
@@ -84,7 +89,13 @@ def serac(lm: LM, requests: Sequence[EditRequest], settings: SeracSettings, trai
     card = trained.card.settings
     missing = [name for name in ("scope", "config", "vocabulary") if name not in card]
     if missing:
-        raise BadInput(f"what was given as trained was learned for {trained.card.method}, not for SERAC: no {missing[0]}")
+        raise BadInput(
+            f"what was given as trained was learned for {trained.card.method}, not for SERAC: no {missing[0]}"
+        )
+    if card["scope"]["kind"] != settings.scope:
+        raise BadInput(
+            f"scope={settings.scope!r}: the classifier that was trained is of kind {card['scope']['kind']!r}"
+        )
     return Routed(
         keys=tuple(request.prompt for request in many),
         templates=tuple(context(request) + PLACE for request in many),
@@ -99,3 +110,20 @@ def serac(lm: LM, requests: Sequence[EditRequest], settings: SeracSettings, trai
 def context(request: EditRequest) -> str:
     """The edit as the counterfactual model reads it in front of an input."""
     return f"{statement(request)}. "
+
+
+def let_in(lm: LM, requests: Sequence[EditRequest], settings: SeracSettings, trained: Trained) -> pd.DataFrame:
+    """What the classifier says to every probe of each edit, that edit alone in memory.
+
+    A row per probe: request, subgroup, kind, prompt, probability, and whether it is let in, so that the counterfactual
+    model answers.
+    """
+    rows = []
+    for request in requests:
+        gate = serac(lm, [request], settings, trained).gate(lm)
+        found = list(request.groups())
+        chances = gate.probabilities([probe.prompt for _, _, probe in found])
+        for (_, subgroup, probe), (chance, _) in zip(found, chances, strict=True):
+            row = {"request": request.id, "subgroup": subgroup, "kind": probe.kind, "prompt": probe.prompt}
+            rows.append({**row, "probability": chance, "in": chance >= settings.threshold})
+    return pd.DataFrame(rows)

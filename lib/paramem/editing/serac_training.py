@@ -1,6 +1,6 @@
 """What SERAC learns from edits of training subjects: a scope classifier and a counterfactual model (mitchell2022serac).
 
-1. ``train_scope``           binary cross-entropy: other wordings of an edit's prompt are in its scope, other facts are not
+1. ``train_scope``           binary cross-entropy: other wordings of an edit's prompt are in its scope, other facts not
 2. ``train_counterfactual``  - log P of the new object, given the edit and its prompt in other wordings
 
 The model that is to be edited takes no part: of it, the tokenizer is used.
@@ -9,8 +9,9 @@ The model that is to be edited takes no part: of it, the tokenizer is used.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from paramem.editing.scope import Kind, ScopeClassifier, new_network
 from paramem.editing.serac import context
+from paramem.editing.trained import Card, Trained
 from paramem.errors import BadInput, BadParameter
 from paramem.facts import EditRequest
 from paramem.interventions.routed import untrained, vocabulary_hash
@@ -28,33 +30,40 @@ FLOOR = 1e-6  # probabilities are kept so far from 1 where a logarithm of the re
 
 @dataclass(frozen=True, kw_only=True)
 class SeracShape:
-    """What is fixed before training.
+    """What is fixed before training; `paramem.editing.train` has the defaults that shipped networks were made with.
 
     scope             kind of classifier, see `paramem.editing.scope`
     width             of the classifier's token vectors
     hidden, layers    of the counterfactual model
+    compared          training edits in a step of the classifier: every input is compared with all of them
+    edits             training edits in a step of the counterfactual model
+    foreign           share of a step's edits whose object is a random word or two, so that objects are read, not known
     steps_scope, steps_answers    optimiser steps of either
-    edits             training edits in a step
-    lr                of Adam, falling linearly to a twentieth from half of the steps on
+    lr_scope, lr      of Adam, falling linearly to a twentieth from half of the steps on
     """
 
     scope: Kind = "embedding"
     width: int = 64
     hidden: int = 64
     layers: int = 2
-    steps_scope: int = 400
-    steps_answers: int = 500
+    compared: int = 64
     edits: int = 64
+    foreign: float = 0.3
+    steps_scope: int = 1000
+    steps_answers: int = 1000
+    lr_scope: float = 5e-3
     lr: float = 5e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.width, self.hidden, self.layers, self.steps_scope, self.steps_answers, self.edits) < 1:
+        counts = (self.width, self.hidden, self.layers, self.compared, self.edits)
+        if min(*counts, self.steps_scope, self.steps_answers) < 1:
             raise BadParameter(f"{self}: every size and number of steps is at least 1.")
 
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate at a step."""
-        return self.lr * min(1.0, (step + 1) / 20) * min(1.0, max(0.05, 2 * (steps - step) / steps))
+
+def rate(step: int, steps: int) -> float:
+    """The share of the learning rate at a step: a short warm-up, then constant, then a fall."""
+    return min(1.0, (step + 1) / 20) * min(1.0, max(0.05, 2 * (steps - step) / steps))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +72,8 @@ class Lessons:
 
     requests: tuple[EditRequest, ...]
     objects: Mapping[str | None, tuple[str, ...]]  # relation -> new objects that training edits have
+    by_relation: Mapping[str | None, tuple[EditRequest, ...]]
+    words: tuple[str, ...]  # of their prompts and objects
 
     @classmethod
     def of(cls, requests: Sequence[EditRequest]) -> Lessons:
@@ -72,7 +83,10 @@ class Lessons:
         objects: dict[str | None, set[str]] = {}
         for request in requests:
             objects.setdefault(request.relation, set()).add(request.target_new)
-        return cls(requests=tuple(requests), objects={name: tuple(sorted(found)) for name, found in objects.items()})
+        words = {word for each in requests for word in f"{each.prompt} {each.target_new}".split()}
+        pools = {name: tuple(sorted(found)) for name, found in objects.items()}
+        groups = {name: tuple(each for each in requests if each.relation == name) for name in pools}
+        return cls(requests=tuple(requests), objects=pools, by_relation=groups, words=tuple(sorted(words)))
 
     def inside(self, request: EditRequest) -> list[str]:
         """Its own prompt, other wordings, other names of the subject."""
@@ -85,13 +99,15 @@ class Lessons:
         probes = [probe for found in request.locality.values() for probe in found]
         return [probe.prompt for probe in probes if probe.subject is None or probe.subject in subjects]
 
-    def draw(self, n: int, rng: random.Random) -> list[EditRequest]:
-        """Edits with objects redrawn among those of their relation."""
-        chosen = rng.sample(self.requests, min(n, len(self.requests)))
-        pools = [self.objects[each.relation] if each.relation is not None else (each.target_new,) for each in chosen]
-        return [
-            each.model_copy(update={"target_new": rng.choice(pool)}) for each, pool in zip(chosen, pools, strict=True)
-        ]
+    def draw(self, n: int, rng: random.Random, foreign: float = 0.0) -> list[EditRequest]:
+        """Edits of all relations alike, with objects redrawn among those of their relation or, in the share
+        ``foreign``, among all words."""
+        drawn = []
+        for each in (rng.choice(self.by_relation[rng.choice(list(self.objects))]) for _ in range(n)):
+            words = " ".join(rng.choices(self.words, k=rng.choice((1, 1, 2))))
+            new = words if rng.random() < foreign else rng.choice(self.objects[each.relation])
+            drawn.append(each.model_copy(update={"target_new": new}))
+        return drawn
 
 
 def scope_loss(logsims: Tensor, inside: Tensor) -> Tensor:
@@ -108,12 +124,12 @@ def train_scope(lm: LM, lessons: Lessons, shape: SeracShape) -> tuple[dict[str, 
     described = {"kind": shape.scope, "vocabulary": len(lm.tokenizer), "width": shape.width}
     network = new_network(shape.scope, len(lm.tokenizer), shape.width, shape.seed)
     reader, rng = ScopeClassifier(network, lm.tokenizer), random.Random(f"serac/scope/{shape.seed}")
-    optimiser = torch.optim.Adam(network.parameters(), lr=shape.lr)
+    optimiser = torch.optim.Adam(network.parameters(), lr=shape.lr_scope)
     outside = {request.id: lessons.outside(request) for request in lessons.requests}
     for step in range(shape.steps_scope):
         for group in optimiser.param_groups:
-            group["lr"] = shape.rate(step, shape.steps_scope)
-        drawn = lessons.draw(shape.edits, rng)
+            group["lr"] = shape.lr_scope * rate(step, shape.steps_scope)
+        drawn = lessons.draw(shape.compared, rng)
         prompts = [request.prompt for request in drawn]
         texts = [rng.choice(lessons.inside(request)) for request in drawn]
         texts += [rng.choice(outside[request.id]) for request in drawn if outside[request.id]]
@@ -127,7 +143,7 @@ def train_scope(lm: LM, lessons: Lessons, shape: SeracShape) -> tuple[dict[str, 
 
 
 def configuration(lm: LM, shape: SeracShape) -> dict[str, Any]:
-    """The counterfactual model's: a Llama whose context has room for the edit in front of anything the base model reads."""
+    """The counterfactual model's: a Llama whose context has room for the edit before what the base model can read."""
     return {
         "model_type": "llama",
         "hidden_size": shape.hidden,
@@ -144,14 +160,14 @@ def configuration(lm: LM, shape: SeracShape) -> dict[str, Any]:
 def train_counterfactual(lm: LM, lessons: Lessons, shape: SeracShape) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The counterfactual model's configuration and weights."""
     config = configuration(lm, shape)
-    small = LM.of(untrained(lm, config, shape.seed).to(lm.device), lm.tokenizer, name=f"{lm.name}-counterfactual")
+    small = LM.of(untrained(lm, config, shape.seed), lm.tokenizer, name=f"{lm.name}-counterfactual")
     rng = random.Random(f"serac/answers/{shape.seed}")
     small.model.requires_grad_(True)
     optimiser = torch.optim.AdamW(small.model.parameters(), lr=shape.lr, betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(shape.steps_answers):
         for group in optimiser.param_groups:
-            group["lr"] = shape.rate(step, shape.steps_answers)
-        drawn = lessons.draw(shape.edits, rng)
+            group["lr"] = shape.lr * rate(step, shape.steps_answers)
+        drawn = lessons.draw(shape.edits, rng, shape.foreign)
         prompts = [context(request) + rng.choice(lessons.inside(request)) for request in drawn]
         batch = small.encode(prompts, [request.target_new for request in drawn])
         loss = -small.score_batch(batch).mean_logprob.mean()
@@ -163,10 +179,26 @@ def train_counterfactual(lm: LM, lessons: Lessons, shape: SeracShape) -> tuple[d
 
 
 def learn(lm: LM, requests: Sequence[EditRequest], shape: SeracShape) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Settings and tensors as ``serac`` takes them in a `Trained`; raises BadInput where there is nothing to learn from."""
+    """Settings and tensors as ``serac`` takes them in a `Trained`; raises BadInput with too little to learn from."""
     lessons = Lessons.of(requests)
     described, scope = train_scope(lm, lessons, shape)
     config, weights = train_counterfactual(lm, lessons, shape)
     tensors = {f"scope/{name}": tensor for name, tensor in scope.items()}
     tensors |= {f"model/{name}": tensor for name, tensor in weights.items()}
     return {"scope": described, "config": config, "vocabulary": vocabulary_hash(lm)}, tensors
+
+
+def train(lm: LM, requests: Sequence[EditRequest], shape: SeracShape) -> Trained:
+    """What ``learn`` makes, with its card; raises BadInput."""
+    start = time.process_time()
+    settings, tensors = learn(lm, requests, shape)
+    card = Card(
+        method="serac",
+        model=lm.name,
+        model_hash=lm.fingerprint(),
+        recipe="",
+        settings={**settings, "shape": asdict(shape)},
+        seconds=round(time.process_time() - start, 1),
+        held_out="",
+    )
+    return Trained(card=card, tensors=tensors)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -86,9 +86,15 @@ class Routed(Intervention):
 
     @classmethod
     def from_state(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Routed:
-        texts = {name: tuple(data[name]) for name in ("keys", "templates")}
-        rest = {name: data[name] for name in ("threshold", "scope", "config", "vocabulary")}
-        return cls(**texts, **rest, tensors=dict(tensors))
+        return cls(
+            keys=tuple(data["keys"]),
+            templates=tuple(data["templates"]),
+            threshold=data["threshold"],
+            scope=data["scope"],
+            config=data["config"],
+            tensors=dict(tensors),
+            vocabulary=data["vocabulary"],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +185,7 @@ def small_model(lm: LM, config: Mapping[str, Any], weights: Mapping[str, Tensor]
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(weights[name])
-    return type(lm).of(model.to(lm.device), lm.tokenizer, name=f"{lm.name}-counterfactual")
+    return type(lm).of(model, lm.tokenizer, name=f"{lm.name}-counterfactual")
 
 
 def untrained(lm: LM, config: Mapping[str, Any], seed: int) -> PreTrainedModel:
@@ -190,8 +196,8 @@ def untrained(lm: LM, config: Mapping[str, Any], seed: int) -> PreTrainedModel:
     described = AutoConfig.for_model(config["model_type"], vocab_size=lm.arch.vocabulary, **arguments)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(described, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    return model
+        model = AutoModelForCausalLM.from_config(described, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    return cast("PreTrainedModel", model.to(lm.device))
 
 
 def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
