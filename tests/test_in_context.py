@@ -129,7 +129,7 @@ def test_facts_can_stand_first_like_a_passage() -> None:
     mixed = ike(LM, [ONE], IkeSettings(), POOL).template
     said = statement(ONE)
     assert sorted(first.split(". ")) == sorted(
-        mixed.removesuffix("{prompt}").removesuffix(f"{said}. ").split(". ")[:-1] + ["{prompt}"]
+        [*mixed.removesuffix("{prompt}").removesuffix(f"{said}. ").split(". ")[:-1], "{prompt}"]
     )
     assert first.endswith(f"{said}. {{prompt}}")
     assert first.index(said) < mixed.index(said)

@@ -74,18 +74,18 @@ class CrossScope(nn.Module):
         columns = torch.arange(n_edits).repeat(n_inputs)
         parts = [
             self.logsims((edits[0][c], edits[1][c]), (inputs[0][r], inputs[1][r]))
-            for r, c in zip(rows.split(PAIRS_AT_ONCE), columns.split(PAIRS_AT_ONCE), strict=True)
+            for r, c in zip(torch.split(rows, PAIRS_AT_ONCE), torch.split(columns, PAIRS_AT_ONCE), strict=True)
         ]
         return torch.cat(parts).view(n_inputs, n_edits)
 
 
-NETWORKS = {"embedding": EmbeddingScope, "cross": CrossScope}
+ScopeNetwork: TypeAlias = EmbeddingScope | CrossScope
 
 
 class ScopeClassifier:
     """A network with the tokenizer whose tokens it reads."""
 
-    def __init__(self, network: EmbeddingScope | CrossScope, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, network: ScopeNetwork, tokenizer: PreTrainedTokenizerBase) -> None:
         self.network, self.tokenizer = network, tokenizer
 
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -101,13 +101,13 @@ class ScopeClassifier:
         return self.network.all_logsims(self.read(edits), self.read(inputs)).exp()
 
 
-def new_network(kind: str, vocabulary: int, width: int, seed: int) -> EmbeddingScope | CrossScope:
+def new_network(kind: str, vocabulary: int, width: int, seed: int) -> ScopeNetwork:
     """An untrained network; a function of the seed, the global generator is left as it was."""
     if kind not in get_args(Kind):
         raise BadParameter(f"no scope classifier {kind!r}; there are {', '.join(get_args(Kind))}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = NETWORKS[kind](vocabulary, width)
+        network = EmbeddingScope(vocabulary, width) if kind == "embedding" else CrossScope(vocabulary, width)
     nn.init.normal_(network.tokens.weight, std=0.25, generator=torch.Generator().manual_seed(seed))
     return network
 
