@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
@@ -52,7 +54,7 @@ def test_wordings_are_those_of_other_facts_of_the_relation() -> None:
 @by_family
 def test_a_slot_loses_the_old_direction_and_gains_the_new_one(family: str) -> None:
     lm = knowing(family)
-    head = torch.nn.functional.normalize(lm.arch.head.weight.detach(), dim=1)
+    head = torch.nn.functional.normalize(cast(torch.Tensor, lm.arch.head.weight).detach(), dim=1)
     old = int(lm.next_logprobs([REQUEST.prompt]).argmax())
     new = int(ask_prompts(lm, [REQUEST.prompt], [REQUEST.target_new]).answers)
     delta = rewritten(lm, REQUEST, Located([(1, 3)], [(1, 7), (2, 5)]), KnowledgeNeuronEditSettings(take=1.5, give=4.0))

@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .detection.causal_tracing import Trace
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
@@ -282,5 +284,27 @@ def balls(
             axis.annotate(name, place, textcoords="offset points", xytext=(5, 5), fontsize=9)
         axis.set(aspect="equal", title=heading)
         axis.autoscale_view()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
+    return figure
+
+
+def weight_maps(changes: dict[str, Tensor], title: str) -> Figure:
+    """Changes of value matrices (d_model, d_mlp), one panel each: the darker, the larger against the largest of its
+    panel."""
+    n = len(changes)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            (n + 1) // 2, 2, figsize=(9.6, 1.75 * ((n + 1) // 2) + 0.6), squeeze=False, layout="constrained"
+        )
+    plt.close(figure)
+    for axis in axes.flat[n:]:
+        axis.set_visible(False)
+    for axis, (name, change) in zip(axes.flat, changes.items(), strict=False):
+        size = change.detach().abs().float().cpu().numpy()
+        axis.imshow(size / size.max(), cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        axis.set_title(name, fontsize=9, pad=2)
+        axis.set_xlabel("column: neuron", fontsize=8)
+        axis.set_ylabel("row", fontsize=8)
+        axis.tick_params(labelsize=7)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
     return figure

@@ -109,12 +109,16 @@ def knowledge_neuron_edit(
     facts: what else is known, for the relation's wordings and for what the relation's facts share.
     Raises BadInput when no neuron speaks for an answer, and what `check_requests` raises.
     """
-    settings = settings or KnowledgeNeuronEditSettings()
-    many = check_requests(lm, requests)
-    total = WeightDelta({})
-    for request, found in zip(many, located(lm, many, settings, facts), strict=True):
-        total = total + rewritten(lm, request, found, settings)
-    return total
+    settings, many = settings or KnowledgeNeuronEditSettings(), check_requests(lm, requests)
+    return sum(knowledge_neuron_edit_each(lm, many, settings, facts), WeightDelta({}))
+
+
+def knowledge_neuron_edit_each(
+    lm: LM, requests: Sequence[EditRequest], settings: KnowledgeNeuronEditSettings, facts: Sequence[Fact] = ()
+) -> list[WeightDelta]:
+    """Every request as an edit of its own; their neurons are looked for side by side."""
+    found = located(lm, requests, settings, facts)
+    return [rewritten(lm, request, each, settings) for request, each in zip(requests, found, strict=True)]
 
 
 def wordings(request: EditRequest, facts: Sequence[Fact]) -> tuple[str, ...]:
@@ -135,7 +139,7 @@ def located(
     active = activations(lm, asked)
     shared = {name: _shared(lm, name, facts, settings) for name in {each.relation for each in requests}}
     sizes, found = [len(each) for each in forms], []
-    for request, score, state in zip(requests, scores.split(sizes), active.split(sizes), strict=True):
+    for request, score, state in zip(requests, torch.split(scores, sizes), torch.split(active, sizes), strict=True):
         neurons = _without(_refined(score, settings.search), shared[request.relation], settings)
         if not neurons:
             raise BadInput(f"edit {request.id!r}: no neuron of {lm.name} speaks for what it answers {request.prompt!r}")

@@ -41,6 +41,16 @@ class Answers:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def rows(self, places: Sequence[int]) -> Answers:
+        """Some of them, in the order asked for."""
+        names = ("logprob", "mean_logprob", "exact", "token_accuracy")
+        some = torch.tensor(places, dtype=torch.long)
+        return Answers(
+            **{name: getattr(self, name)[some] for name in names},
+            tokens=tuple(self.tokens[place] for place in places),
+            next=None if self.next is None else self.next[some],
+        )
+
 
 def encode_pairs(lm: LM, pairs: Sequence[Pair]) -> Batch:
     """The pairs as one batch of rows."""

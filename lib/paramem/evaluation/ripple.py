@@ -7,7 +7,7 @@ the edit: the fact itself, its subject, its relation, its object, or nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,19 @@ class Asked:
     answers: Answers
     model_hash: str
 
+    def one_form_each(self, number: int) -> Asked:
+        """Every fact asked once, each in another form: the forms of all facts turn with ``number``.
+
+        With as many numbers as a fact has forms, counted from 0, each form of each fact is asked.
+        """
+        forms: dict[int, list[tuple[int, str, Probe]]] = {}
+        for question in self.questions:
+            forms.setdefault(question[0], []).append(question)
+        chosen = tuple(own[(index + number) % len(own)] for index, own in sorted(forms.items()))
+        pairs = dict.fromkeys((probe.prompt, probe.target) for _, _, probe in chosen)
+        answers = self.answers.rows([self.place[pair] for pair in pairs])
+        return replace(self, questions=chosen, place={pair: i for i, pair in enumerate(pairs)}, answers=answers)
+
 
 def ripple(
     lm: LM,
@@ -50,7 +63,8 @@ def ripple(
 
     kinds    which questions: "template" (the fact's own), "paraphrase", "withheld", "question", "inverse",
              "consequence"
-    request  the edit, for the column `shares`: what the fact has in common with it
+    request  the edit, for the columns `shares`: what the fact has in common with it, and `says_new`: whether the first
+             token of the answer is now that of the edit's new object
     before   `ask_all(lm, facts, kinds)`, computed once and reused over edits
     """
     asked = before or ask_all(lm, facts, kinds=kinds, batch_size=batch_size)
@@ -72,6 +86,8 @@ def ripple(
         with edit.applied(lm) as edited:
             answers = ask(edited, list(asked.place), batch_size=batch_size)
         columns |= _columns(asked, answers, "after") | _moved(asked, answers)
+        if request is not None:
+            columns["says_new"] = _begins_with_new(asked, answers, lm, request)
     return pd.DataFrame(columns)
 
 
@@ -135,6 +151,13 @@ def _columns(asked: Asked, answers: Answers, state: str) -> dict[str, np.ndarray
         f"token_accuracy_{state}": answers.token_accuracy[places].numpy(),
         f"logprob_{state}": answers.logprob[places].numpy(),
     }
+
+
+def _begins_with_new(asked: Asked, answers: Answers, lm: LM, request: EditRequest) -> np.ndarray:
+    """Whether each answer's first token is the one that the edit's new object begins with after the edit's prompt."""
+    edit = lm.encode([request.prompt], [request.target_new])
+    wanted = int(edit.input_ids[0, edit.prompt_lengths[0]])
+    return np.array([answers.tokens[place][0] == wanted for place in _places(asked).tolist()])
 
 
 def _moved(asked: Asked, answers: Answers) -> dict[str, Any]:
