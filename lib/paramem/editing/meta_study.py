@@ -30,8 +30,9 @@ from paramem.models import LM
 
 def inner_products(one: Terms, other: Terms) -> Tensor:
     """<A_e, B_f> of every update of ``one`` with every update of ``other``, (edits, edits), without building them."""
-    left: Tensor = torch.einsum("ejd,fkd->efjk", one.left, other.left)
-    return (left * torch.einsum("ejd,fkd->efjk", one.right, other.right)).sum((2, 3))
+    left = torch.einsum("ejd,fkd->efjk", one.left, other.left)
+    right = torch.einsum("ejd,fkd->efjk", one.right, other.right)
+    return torch.einsum("efjk,efjk->ef", left, right)
 
 
 def norms(updates: Update) -> dict[Place, Tensor]:
@@ -61,7 +62,7 @@ def random_steps(like: Update, seed: int = 0) -> dict[Place, Terms]:
 
         def direction(side: Tensor, generator: torch.Generator = generator) -> Tensor:
             drawn = torch.randn(len(side), 1, side.shape[-1], generator=generator).to(side)
-            return drawn / drawn.norm(dim=-1, keepdim=True)
+            return torch.nn.functional.normalize(drawn, dim=-1)
 
         steps[place] = Terms(size[:, None, None] * direction(like[place].left), direction(like[place].right))
     return steps
