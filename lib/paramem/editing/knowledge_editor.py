@@ -115,7 +115,7 @@ class KnowledgeEditorTraining:
     tightest: float = 1e-3
     patience: int = 20
     lr_multiplier: float = 0.1
-    schedule: Schedule = field(default_factory=lambda: Schedule(lr=3e-3))
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=120, lr=3e-3))
 
     def places(self, lm: LM) -> tuple[Place, ...]:
         """The edited matrices of a model."""
