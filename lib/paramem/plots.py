@@ -284,7 +284,7 @@ def balls(
             axis.annotate(name, place, textcoords="offset points", xytext=(5, 5), fontsize=9)
         axis.set(aspect="equal", title=heading)
         axis.autoscale_view()
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
+    figure.suptitle(fill(title, 125), x=0.01, ha="left", fontsize=10.5)
     return figure
 
 
@@ -301,7 +301,7 @@ def weight_maps(changes: dict[str, Tensor], title: str) -> Figure:
         axis.set_visible(False)
     for axis, (name, change) in zip(axes.flat, changes.items(), strict=False):
         size = change.detach().abs().float().cpu().numpy()
-        axis.imshow(size / size.max(), cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        axis.imshow(size / size.max(), cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="antialiased")
         axis.set_title(name, fontsize=9, pad=2)
         axis.set_xlabel("column: neuron", fontsize=8)
         axis.set_ylabel("row", fontsize=8)
