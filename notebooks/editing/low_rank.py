@@ -163,7 +163,7 @@ rates(
 # %%
 places = [lm.weight(*place).name for place in adapted(lm, editors["AdaLoRA"])]
 left = pd.DataFrame([[ranks(edit).get(name, 0) for name in places] for edit in edits["AdaLoRA"]], columns=places)
-by_layer = left.T.groupby([layer for layer, _ in adapted(lm, editors["AdaLoRA"])]).mean().T
+by_layer = left.T.groupby(np.array([layer for layer, _ in adapted(lm, editors["AdaLoRA"])])).mean().T
 by_layer.index = [each.id for each in requests]
 long_form = by_layer.rename_axis("edit").melt(ignore_index=False, var_name="layer", value_name="rank").reset_index()
 curves(
