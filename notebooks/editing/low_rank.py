@@ -47,7 +47,7 @@ n_long: int = 0  # edits whose target has several tokens; 0: as many as the prof
 
 # %%
 lm = load(model)
-n_edits, n_long = n_edits or {"paper": 100}.get(profile, 10), n_long or {"paper": 100}.get(profile, 8)
+n_edits, n_long = n_edits or {"paper": 100}.get(profile, 8), n_long or {"paper": 100}.get(profile, 8)
 pool = edits_for(lm, dataset, seed=seed, relations=relations, part="test")
 n_tokens = lm.encode([r.prompt for r in pool], [r.target_new for r in pool]).target_mask.sum(1).tolist()
 requests = pool[:n_edits]
@@ -69,8 +69,11 @@ print(f"{lm.name}: {len(requests)} edits, {len(long)} with targets of two tokens
 # $\Lambda = 0$ at the start, and later sets the least important entries of $\Lambda$ to zero for good.
 
 # %%
-B, A = torch.tensor([[1.0, 0.0], [2.0, 1.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
-print(f"B A has {B.numel() + A.numel()} numbers in place of {3 * 4}, and rank {torch.linalg.matrix_rank(B @ A)}")
+B = torch.tensor([[1.0, 0.0], [2.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 2.0]])
+A = torch.tensor([[1.0, 0.0, 1.0, 0.0, 2.0], [0.0, 2.0, 0.0, 0.0, 1.0]])
+print(
+    f"B A has {B.numel() + A.numel()} numbers in place of {B.shape[0] * A.shape[1]}, and rank {torch.linalg.matrix_rank(B @ A)}"
+)
 pruned = B @ torch.diag(torch.tensor([1.0, 0.0])) @ A
 print(f"with the second entry of Lambda at zero the rank is {torch.linalg.matrix_rank(pruned)}:\n{pruned.numpy()}")
 
