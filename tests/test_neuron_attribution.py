@@ -22,8 +22,10 @@ from paramem.detection.neuron_attribution import (
     SCORES,
     AttributionSettings,
     Lens,
+    attention_neurons,
     attention_scores,
     promoted_tokens,
+    query_neurons,
     query_scores,
     value_scores,
 )
@@ -244,3 +246,20 @@ def test_bad_input() -> None:
         AttributionSettings(value_neurons=0)
     with pytest.raises(BadParameter, match="'last' token or at 'all'"):
         ablate_each(lm, SOME, where="first")  # type: ignore[arg-type]
+
+
+def test_the_rows_of_attention_and_query_neurons_are_their_scores() -> None:
+    lm, settings = knowing("llama"), AttributionSettings(value_neurons=3)
+    table = attention_neurons(lm, SOME[:2], settings)
+    assert list(table.columns) == ["fact", "layer", "token", "head", "neuron", "score"]
+    for fact, scores in zip(SOME[:2], attention_scores(lm, SOME[:2], settings), strict=True):
+        rows = table[table["fact"] == fact.id]
+        assert len(rows) == scores.numel()
+        best = rows.loc[rows["score"].idxmax()]
+        where = tuple(int(best[name]) for name in ("layer", "token", "head", "neuron"))
+        assert float(scores[where]) == pytest.approx(float(scores.max()))
+        assert where != tuple(int(i) for i in torch.unravel_index(scores.argmin(), scores.shape)), "the control"
+    fed = query_neurons(lm, SOME[:2], settings).pivot_table(index=["fact", "layer"], columns="neuron", values="score")
+    torch.testing.assert_close(
+        torch.tensor(fed.loc[SOME[0].id].to_numpy()), query_scores(lm, SOME[:2], settings)[0].double().cpu()
+    )
