@@ -275,7 +275,9 @@ def balls(
 ) -> Figure:
     """Keys in the plane (points [n, 2]) and their balls, one panel for each list of radii; a later panel may show more
     keys than an earlier one."""
-    figure, axes = _figure(len(titles), 2.9 * len(titles) + 0.4, 3.1, sharex=True, sharey=True)
+    reach = np.array([max(panel[i] for panel in radii if len(panel) > i) for i in range(len(points))])[:, None]
+    across, up = (points + reach).max(0) - (points - reach).min(0)
+    figure, axes = _figure(len(titles), 2.9 * len(titles) + 0.4, 2.6 * up / across + 1.1, sharex=True, sharey=True)
     colours = sns.color_palette("viridis", len(points) + 1)
     for axis, found, heading in zip(axes, radii, titles, strict=True):
         for place, radius, name, colour in zip(points, found, names, colours, strict=False):
