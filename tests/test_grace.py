@@ -16,6 +16,7 @@ from edits import REQUESTS
 from families import FAMILIES, make_lm
 from paramem.editing.grace import Codebook, GraceSettings, arrange, grace, grace_each, learn_values, query
 from paramem.editing.radius import RadiusCurve
+from paramem.editing.sequence import asking_unedited
 from paramem.errors import BadInput, BadParameter, IncompatibleIntervention
 from paramem.evaluation import baseline, evaluate
 from paramem.facts import EditRequest
@@ -200,3 +201,14 @@ def test_bad_input() -> None:
         grace(tiny(), [request(0)], GraceSettings(layer=40))
     with pytest.raises(BadInput, match="one fact"):
         grace(tiny(), [request(0), request(0, "Berlin")], SETTINGS)
+
+
+def test_in_a_sequence_nobody_asks_what_another_edit_changes() -> None:
+    kept = asking_unedited(REQUESTS)
+    edited = {edit.prompt for edit in REQUESTS}
+    asked = [probe.prompt for edit in kept for probes in edit.locality.values() for probe in probes]
+    assert not edited & set(asked)
+    assert edited & {probe.prompt for edit in REQUESTS for probes in edit.locality.values() for probe in probes}
+    assert asked
+    assert asking_unedited(REQUESTS[:1])[0] == REQUESTS[0], "the control: alone it keeps all its probes"
+    assert [(edit.prompt, edit.paraphrases) for edit in kept] == [(edit.prompt, edit.paraphrases) for edit in REQUESTS]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from paramem.editing.requests import check_requests
 from paramem.errors import BadInput, BadParameter
-from paramem.facts import EditRequest
+from paramem.facts import EditRequest, FrozenDict, Probe
 from paramem.interventions import Intervention, WeightDelta
 from paramem.interventions.delta import Dense, LowRank, Part
 from paramem.models import LM
@@ -91,3 +91,21 @@ def smaller(part: Part) -> Part:
     if isinstance(part, LowRank) and part.left.numel() + part.right.numel() > part.shape[0] * part.shape[1]:
         return Dense(part.dense())
     return part
+
+
+def asking_unedited(requests: Sequence[EditRequest]) -> list[EditRequest]:
+    """The requests without the probes of locality that another one of them gives a new answer.
+
+    After a sequence of edits these say nothing of what leaked: their facts were edited on purpose.
+    """
+    edited = tuple({request.prompt for request in requests})
+
+    def kept(probes: Sequence[Probe]) -> tuple[Probe, ...]:
+        return tuple(probe for probe in probes if not probe.prompt.endswith(edited))
+
+    found = []
+    for request in requests:
+        groups = {name: kept(probes) for name, probes in request.locality.items()}
+        locality = FrozenDict({name: probes for name, probes in groups.items() if probes})
+        found.append(request.model_copy(update={"locality": locality}))
+    return found
