@@ -17,6 +17,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 from matplotlib.patches import Rectangle
 
 if TYPE_CHECKING:
@@ -281,7 +282,7 @@ def balls(
     colours = sns.color_palette("viridis", len(points) + 1)
     for axis, found, heading in zip(axes, radii, titles, strict=True):
         for place, radius, name, colour in zip(points, found, names, colours, strict=False):
-            axis.add_patch(plt.Circle(tuple(place), radius, color=colour, alpha=0.25, linewidth=0))
+            axis.add_patch(Circle(tuple(place), radius, color=colour, alpha=0.25, linewidth=0))
             axis.plot(*place, "o", color=colour, markersize=5)
             axis.annotate(name, place, textcoords="offset points", xytext=(5, 5), fontsize=9)
         axis.set(aspect="equal", title=heading)

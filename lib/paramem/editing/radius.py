@@ -73,7 +73,8 @@ class RadiusCurve:
             now[column] = np.where(outside, self.before[column], self.after[column])
         for column in ("same", "token_same"):
             now[column] = np.where(outside, 1.0, self.after[column])
-        return pd.concat([self.before, now], ignore_index=True)
+        both: pd.DataFrame = pd.concat([self.before, now], ignore_index=True)
+        return both
 
     def inside(self, radii: Sequence[float]) -> pd.DataFrame:
         """Which share of an edit's prompts of each kind lies in its ball: columns request, kind, radius, inside."""

@@ -131,8 +131,13 @@ class AddedNeurons(ModulePatch):
         """The neurons of some edits. Those of the first n edits of a sequence are what there was after n edits."""
         wanted = set(edits)
         index = [place for place, owner in enumerate(self.owners) if owner in wanted]
-        rows = {"keys": self.keys[index], "biases": self.biases[index], "values": self.values[index]}
-        return replace(self, **rows, owners=tuple(self.owners[place] for place in index))
+        return replace(
+            self,
+            keys=self.keys[index],
+            biases=self.biases[index],
+            values=self.values[index],
+            owners=tuple(self.owners[place] for place in index),
+        )
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         data: dict[str, Any] = {"reads": str(self.reads), "writes": str(self.writes), "activation": self.activation}
@@ -303,8 +308,13 @@ def t_patcher(lm: LM, requests: Sequence[EditRequest], settings: PatcherSettings
 def _next(total: AddedNeurons | None, new: AddedNeurons) -> AddedNeurons:
     if total is None:
         return new
-    rows = {name: torch.cat([getattr(total, name), getattr(new, name)]) for name in ("keys", "biases", "values")}
-    return replace(total, **rows, owners=total.owners + new.owners)
+    return replace(
+        total,
+        keys=torch.cat([total.keys, new.keys]),
+        biases=torch.cat([total.biases, new.biases]),
+        values=torch.cat([total.values, new.values]),
+        owners=total.owners + new.owners,
+    )
 
 
 def t_patcher_each(
