@@ -17,8 +17,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Circle, Rectangle
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -86,4 +86,5 @@ class RadiusCurve:
             found["inside"] = (self.distance <= radius + self.slack).astype(float)
             means = found[kinds != ""].groupby(["request", "kind"], sort=True, as_index=False)["inside"].mean()
             parts.append(means.assign(radius=radius))
-        return pd.concat(parts, ignore_index=True)
+        shares: pd.DataFrame = pd.concat(parts, ignore_index=True)
+        return shares
