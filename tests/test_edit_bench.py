@@ -11,6 +11,8 @@ from paramem.errors import BadInput, BadParameter, EmptyTarget, SubjectNotInProm
 from paramem.evaluation.edit_bench import EditBench, read_settings
 from paramem.plots import ripple_strips
 
+FIRM = "steps=60, lr=1e-2"  # what it takes to change a model of two dozen dimensions
+
 
 @pytest.fixture(scope="module")
 def bench() -> EditBench:
@@ -27,16 +29,18 @@ def test_a_known_fact_is_recognised_in_any_wording(bench: EditBench) -> None:
 
 
 def test_what_is_not_known_is_edited_all_the_same(bench: EditBench) -> None:
-    request = bench.typed("Anna works for", "Anna", "France")
+    request = bench.typed("Anna works for", "Anna", "Paris")
     assert (request.relation, request.target_true, request.paraphrases) == (None, None, ())
-    tried = bench.attempt("ft-m", request, layer=1)
+    tried = bench.attempt("ft-m", request, layer=1, settings=FIRM)
     assert tried.answers["kind"].tolist()[0] == "edit"
-    assert tried.answers["after"][0].startswith("France")
+    assert tried.answers["after"][0].startswith("Paris")
 
 
 def test_an_edit_is_made_asked_and_taken_off(bench: EditBench) -> None:
     before = bench.lm.fingerprint()
-    tried = bench.attempt("ft-m", bench.typed(REQUEST.prompt, REQUEST.subject, REQUEST.target_new), layer=1)
+    tried = bench.attempt(
+        "ft-m", bench.typed(REQUEST.prompt, REQUEST.subject, REQUEST.target_new), layer=1, settings=FIRM
+    )
     assert bench.lm.fingerprint() == before
     edit = tried.answers.iloc[0]
     assert edit["before"].startswith("Lyon")

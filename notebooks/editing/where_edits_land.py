@@ -249,8 +249,7 @@ spans = pd.DataFrame(spans)
 least = spans[spans["neurons of"] == "this fact"].set_index("editor")["mean"]
 rates(
     spans,
-    f"Of the {top} neurons found for a fact, ROME changes {least['ROME']:.2f}, FT-M {least['FT-M']:.2f}, MEND {least['MEND']:.2f} "
-    "among its first (95 %)",
+    f"Of the {top} neurons found, ROME changes {least['ROME']:.2f}, FT-M {least['FT-M']:.2f}, MEND {least['MEND']:.2f} (95 %)",
     rows="editor",
     columns="neurons of",
     xlabel="share found again",

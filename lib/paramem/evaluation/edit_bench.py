@@ -114,8 +114,7 @@ class EditBench:
         how = method(editor)
         given = configuration_of(editor).arguments(how, self.lm, layer)
         given |= read_settings(settings) if isinstance(settings, str) else settings or {}
-        materials = {"texts": self.materials.texts, "facts": self._unedited(request)}
-        edit = how.edit(self.lm, request, **materials, **given)
+        edit = how.edit(self.lm, request, texts=self.materials.texts, facts=self._unedited(request), **given)
         questions = self._questions(request)
         prompts = [prompt for _, prompt in questions]
         before = self.lm.generate(prompts, max_new_tokens=WORDS, stop=".")
@@ -157,7 +156,8 @@ def read_settings(text: str) -> dict[str, Any]:
         return {}
     try:
         call = ast.parse(f"f({text})", mode="eval").body
-        assert isinstance(call, ast.Call)
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError("more than one call")
         if call.args or any(pair.arg is None for pair in call.keywords):
             raise ValueError("a value without a name")
         return {str(pair.arg): ast.literal_eval(pair.value) for pair in call.keywords}
