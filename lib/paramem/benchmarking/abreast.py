@@ -52,7 +52,7 @@ def abreast(lm: LM, edits: Sequence[Intervention]) -> Iterator[LM]:
     for row, edit in enumerate(edits):
         if not isinstance(edit, WeightDelta) or not fits(lm, edit):
             raise IncompatibleIntervention(
-                f"edit {row}, {edit!r}, changes more than linear layers: apply it by itself."
+                f"edit {row}, a {type(edit).__name__}, changes more than linear layers: apply it alone."
             )
         for name, part in edit.parts.items():
             path, _, kind = name.rpartition(".")

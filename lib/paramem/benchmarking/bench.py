@@ -12,7 +12,7 @@ old answer to start from) is listed with the reason that it gives; any other err
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -143,17 +143,12 @@ def benchmark(
     refused: dict[tuple[str, str], str] = {}
     costs: dict[str, Cost] = {}
     for method in chosen:
-        meter, made = Meter(device=lm.device), {}
-        for task, requests in tasks.items():
-            try:
-                with meter.running():
-                    made[task] = edits_of(lm, method, requests, layer=layer, materials=materials or Materials())
-            except ParamemError as error:
-                refused[method.name, task] = str(error)
-        for task, frame in _asked(lm, method.name, tasks, made, grounds, fluency).items():
-            frames[method.name, task] = knowedit_columns(frame)
-        if made:
-            costs[method.name] = meter.cost(lm, [edit for edits in made.values() for edit in edits])
+        run = _Run.of(lm, method, tasks, grounds, layer, materials or Materials())
+        told = run.with_texts(lm, tasks, grounds, fluency)
+        frames.update({(method.name, task): knowedit_columns(frame) for task, frame in told})
+        refused.update({(method.name, task): why for task, why in run.refused.items()})
+        if run.made:
+            costs[method.name] = run.meter.cost(lm, [edit for edits in run.made.values() for edit in edits])
     return Bench(frames=frames, costs=costs, refused=refused)
 
 
@@ -170,26 +165,43 @@ class _Ground:
         return cls(before=baseline(lm, requests, batch_size=batch_size), told=told)
 
 
-def _asked(
-    lm: LM,
-    name: str,
-    tasks: Tasks,
-    made: Mapping[str, Sequence[Intervention]],
-    grounds: Mapping[str, _Ground],
-    fluency: Fluency | None,
-) -> dict[str, pd.DataFrame]:
-    """Task -> the table of one editor's edits; the texts of all tasks are generated together."""
-    frames = {task: evaluate(lm, tasks[task], made[task], before=grounds[task].before, name=name) for task in made}
-    if fluency is None or not made:
-        return frames
-    everything = [(task, request, edit) for task in made for request, edit in zip(tasks[task], made[task], strict=True)]
-    told = stories(lm, [request for _, request, _ in everything], [edit for *_, edit in everything], fluency)
-    rows = fluency_rows(told, "after")
-    for task in made:
-        own = {request.id for request in tasks[task]}
-        more = [*grounds[task].told, *(row for row in rows if row["request"] in own)]
-        frames[task] = _with_rows(frames[task], more, fluency.seed)
-    return frames
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Run:
+    """One editor's edits by task, what the edited models say, and the tasks that it could not do."""
+
+    meter: Meter
+    made: dict[str, list[Intervention]]
+    frames: dict[str, pd.DataFrame]
+    refused: dict[str, str]
+
+    @classmethod
+    def of(
+        cls, lm: LM, method: Method, tasks: Tasks, grounds: Mapping[str, _Ground], layer: int, materials: Materials
+    ) -> _Run:
+        run = cls(meter=Meter(device=lm.device), made={}, frames={}, refused={})
+        for task, requests in tasks.items():
+            try:
+                with run.meter.running():
+                    edits = edits_of(lm, method, requests, layer=layer, materials=materials)
+                run.frames[task] = evaluate(lm, requests, edits, before=grounds[task].before, name=method.name)
+                run.made[task] = edits
+            except ParamemError as error:
+                run.refused[task] = str(error)
+        return run
+
+    def with_texts(
+        self, lm: LM, tasks: Tasks, grounds: Mapping[str, _Ground], fluency: Fluency | None
+    ) -> Iterator[tuple[str, pd.DataFrame]]:
+        """(task, table); the texts of all tasks are generated together."""
+        if fluency is None or not self.made:
+            yield from self.frames.items()
+            return
+        pairs = [pair for task, edits in self.made.items() for pair in zip(tasks[task], edits, strict=True)]
+        told = stories(lm, [request for request, _ in pairs], [edit for _, edit in pairs], fluency)
+        for task, frame in self.frames.items():
+            own = {request.id for request in tasks[task]}
+            rows = fluency_rows([story for story in told if story.request.id in own], "after")
+            yield task, _with_rows(frame, [*grounds[task].told, *rows], fluency.seed)
 
 
 def edits_of(

@@ -79,6 +79,11 @@ def within(
     return span((sides[0] - sides[1]).dropna())
 
 
+def shown(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
+    """The table as text, rounded, with nothing where there is no number."""
+    return table.map(lambda x: "" if pd.isna(x) else f"{x:.{digits}f}" if isinstance(x, float) else str(x))
+
+
 def ran(bench: Bench, tasks: Sequence[str], names: Sequence[str] = ()) -> tuple[str, ...]:
     """The editors (of those named) that were run on all of these tasks, in the order of the run."""
     return tuple(

@@ -18,24 +18,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """settings: values other than the defaults. own_place: the editor's own default says where it works. depth: its
-    layer as a share of all layers, in the place of the traced one. why: the reason for any of these."""
+    """settings: values other than the defaults. short: further ones where the context is below `SHORT` tokens.
+    own_place: the editor's own default says where it works. depth: its layer as a share of all layers, in the place of
+    the traced one. why: the reason for any of these."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
+    short: Mapping[str, Any] = field(default_factory=dict)
     own_place: bool = False
     depth: float | None = None
     why: str = ""
 
     def arguments(self, method: Method, lm: LM, layer: int) -> dict[str, Any]:
         """What `Method.edit` is called with."""
+        return self._place(method, lm, layer) | {**self.settings, **(self.short if lm.max_length < SHORT else {})}
+
+    def _place(self, method: Method, lm: LM, layer: int) -> dict[str, Any]:
         names = {each.name for each in fields(method.settings_class())}
         if self.own_place:
-            return dict(self.settings)
+            return {}
         if self.depth is not None:
-            return {"layer": min(lm.n_layers - 1, int(self.depth * lm.n_layers)), **self.settings}
-        if "layers" in names and "layer" not in names:
-            return {"layers": run_of(layer, lm.n_layers), **self.settings}
-        return {"layer": layer, **self.settings}
+            return {"layer": min(lm.n_layers - 1, int(self.depth * lm.n_layers))}
+        return (
+            {"layers": run_of(layer, lm.n_layers)} if "layers" in names and "layer" not in names else {"layer": layer}
+        )
 
 
 def run_of(layer: int, n_layers: int) -> tuple[int, ...]:
@@ -49,11 +54,18 @@ def run_of(layer: int, n_layers: int) -> tuple[int, ...]:
     return tuple(range(first, first + length))
 
 
+SHORT = 512  # tokens of context
 _ADAPTER = Configuration(own_place=True, why="adapters sit in the attention of all layers, as peft's defaults have it")
 _CODEBOOK = Configuration(
     depth=0.75, why="a codebook reads whole prompts at their last token, which only upper layers tell apart"
 )
+_FEW = Configuration(
+    short={"copy": 1, "update": 1, "retain": 1}, why="three demonstrations: a testbed reads 128 tokens at once"
+)
 CONFIGURATIONS: Mapping[str, Configuration] = {
+    "ike": _FEW,
+    "ike-no-retain": Configuration(short={"copy": 1, "update": 2}, why=_FEW.why),
+    "ike-released-form": _FEW,
     "lora": _ADAPTER,
     "adalora": _ADAPTER,
     "adalora-last-token": _ADAPTER,

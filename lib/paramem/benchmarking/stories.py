@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paramem.benchmarking.abreast import abreast, fits
+from paramem.errors import BadParameter, PromptTooLong
 from paramem.evaluation.fluency import Fluency, generated_texts, generation_entropy
 from paramem.evaluation.plan import fluency_prompts
 from paramem.facts import EditRequest
@@ -15,32 +16,48 @@ if TYPE_CHECKING:
     from paramem.models import LM
 
 
-def stories(
-    lm: LM, requests: Sequence[EditRequest], edits: Sequence[Intervention] | None, how: Fluency
-) -> list[tuple[EditRequest, int, str, str]]:
-    """(request, number, prompt, text) for every fluency prompt of every request, under its own edit (None: none)."""
+class Story(NamedTuple):
+    """text: None where the context has no room for it."""
+
+    request: EditRequest
+    number: int
+    prompt: str
+    text: str | None
+
+
+def stories(lm: LM, requests: Sequence[EditRequest], edits: Sequence[Intervention] | None, how: Fluency) -> list[Story]:
+    """A text for every fluency prompt of every request, under its own edit (None: no edit)."""
     asked = [(i, number, prompt) for i, r in enumerate(requests) for number, prompt in enumerate(fluency_prompts(r))]
     texts = _texts(lm, [(i, prompt) for i, _, prompt in asked], edits, how)
-    return [(requests[i], number, prompt, text) for (i, number, prompt), text in zip(asked, texts, strict=True)]
+    return [Story(requests[i], number, prompt, text) for (i, number, prompt), text in zip(asked, texts, strict=True)]
 
 
 def _texts(
     lm: LM, asked: Sequence[tuple[int, str]], edits: Sequence[Intervention] | None, how: Fluency
-) -> Iterator[str]:
+) -> Iterator[str | None]:
     prompts = [prompt for _, prompt in asked]
     if edits is None:
-        yield from generated_texts(lm, prompts, how)
+        yield from _told(lm, prompts, how)
     elif all(fits(lm, edit) for edit in edits):
         with abreast(lm, [edits[i] for i, _ in asked]) as edited:
-            yield from generated_texts(edited, prompts, how)
+            yield from _told(edited, prompts, how)
     else:
         for i, prompt in asked:
             with edits[i].applied(lm) as edited:
-                yield from generated_texts(edited, [prompt], how)
+                yield from _told(edited, [prompt], how)
 
 
-def fluency_rows(told: Sequence[tuple[EditRequest, int, str, str]], state: str) -> list[dict[str, Any]]:
-    """Rows of the tidy table of `evaluate` for generated texts."""
+def _told(lm: LM, prompts: Sequence[str], how: Fluency) -> Sequence[str | None]:
+    try:
+        return generated_texts(lm, prompts, how)
+    except (BadParameter, PromptTooLong):  # long prompts, or what an edit puts before them, leave no room
+        return [None] * len(prompts)
+
+
+def fluency_rows(told: Sequence[Story], state: str) -> list[dict[str, Any]]:
+    """Rows of the tidy table of `evaluate` for generated texts; none if one of them has no room."""
+    if any(text is None for *_, text in told):
+        return []
     return [
         {
             "request": request.id,
@@ -54,7 +71,7 @@ def fluency_rows(told: Sequence[tuple[EditRequest, int, str, str]], state: str) 
             "test": "",
             "protocol": "generated",
             "answer": text,
-            "entropy": generation_entropy(text),
+            "entropy": generation_entropy(text or ""),
             "eligible": True,
         }
         for request, number, prompt, text in told
