@@ -58,9 +58,9 @@ DEPARTURES = {
     ),
     "clamp": (
         "the released configuration holds |z - h| within 0.75 |h|",
-        "within 4 |h|, ROME's constant",
-        "testbeds are edited in their lowest layers, where the stream is short; 0.75 there leaves every third edit "
-        "unmade, found on edits of subjects that no benchmark asks about",
+        "within 1.5 |h|",
+        "testbeds are edited in their lowest layers, where the stream is short; found in batches of 100 edits of "
+        "subjects that no benchmark asks about: 0.75 leaves most unmade, and 4 (ROME's constant) breaks the model",
     ),
     "prefixes": (
         "keys and losses are averaged over sampled prefixes, as in ROME",
@@ -77,7 +77,7 @@ class AlphaEditSettings(SpreadSettings):
     None for all. remember: keep the keys of earlier batches. clamp: largest |z - h| in units of |h|."""
 
     steps: int = 25
-    clamp: float = 4.0
+    clamp: float = 1.5
     energy: float = 0.01
     ridge: float = 0.01
     batch: int | None = None

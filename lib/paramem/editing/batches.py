@@ -115,7 +115,7 @@ def _asked(request: EditRequest, edited: set[str], most: int) -> EditRequest:
         update={
             "paraphrases": few(request.paraphrases),
             "portability": groups(FrozenDict(request.portability), ("reasoning",)),
-            "locality": groups(FrozenDict(request.locality), ("relation", "subject")),
+            "locality": groups(FrozenDict(request.locality), ("relation",)),
         }
     )
 
