@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from paramem import plots
 from paramem.detection.causal_tracing import TraceSettings, average_indirect_effect, trace
@@ -58,3 +59,17 @@ def test_scatter_draws_every_row_once_under_its_kind() -> None:
     drawn = [[tuple(point) for point in part.get_offsets()] for axis in figure.axes for part in axis.collections]
     assert drawn == [[(0, 0)], [(2, 4)], [(3, 9)], [(1, 1)], [], []]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0", "1", "2"]
+
+
+def test_weight_maps_are_dark_where_the_change_is_largest() -> None:
+    change = torch.zeros(4, 6)
+    change[:, 2], change[1, 5] = -2.0, 1.0
+    figure = plots.weight_maps({"a": change, "b": 10 * change, "c": change}, "title")
+    drawn = [axis.images[0].get_array() for axis in figure.axes if axis.images]
+    assert len(drawn) == 3, "an odd panel is left empty"
+    assert [axis.get_visible() for axis in figure.axes] == [True, True, True, False]
+    for shown in drawn:
+        assert shown is not None
+        np.testing.assert_allclose(shown[:, 2], 1.0)
+        assert shown[1, 5] == 0.5
+        assert shown[0, 0] == 0.0
