@@ -10,6 +10,7 @@ from edits import REQUESTS
 from families import make_lm
 from paramem.editing.meta_study import (
     agreement,
+    asked_each,
     asked_together,
     each,
     gradient_steps,
@@ -96,6 +97,8 @@ def test_edits_asked_together_are_the_summed_edits() -> None:
                 edited.score([REQUESTS[number].prompt], [REQUESTS[number].target_new]).exact[0]
             )
     assert together["edit"].sum() > 0
+    by_application = asked_each(lm, REQUESTS, each(lm, updates), kept)
+    assert alone.to_dict("list") == by_application.to_dict("list")
     with pytest.raises(BadInput, match="equal groups"):
         asked_together(lm, REQUESTS, updates, 3, kept)
 

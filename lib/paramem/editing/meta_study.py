@@ -24,7 +24,7 @@ from paramem.editing.outer_products import (
 from paramem.errors import BadInput
 from paramem.evaluation.intervals import bootstrap
 from paramem.facts import EditRequest
-from paramem.interventions import WeightDelta
+from paramem.interventions import Intervention, WeightDelta
 from paramem.models import LM
 
 
@@ -128,6 +128,22 @@ def asked_together(
         wording = table[group, size + place] if one.paraphrases else np.nan
         rows.append({"request": one.id, "edit": table[group, place], "wording": wording})
     return pd.DataFrame(rows).assign(kept=np.repeat(table[:, 2 * size :].mean(1), size))
+
+
+@torch.no_grad()
+def asked_each(
+    lm: LM, requests: Sequence[EditRequest], edits: Sequence[Intervention], kept: Sequence[tuple[str, str]]
+) -> pd.DataFrame:
+    """The same table as `asked_together`, for interventions of any kind, each put on the unedited model by itself."""
+    rows, share = [], len(kept) // len(requests)
+    for number, (one, edit) in enumerate(zip(requests, edits, strict=True)):
+        wording = one.paraphrases[0].prompt if one.paraphrases else one.prompt
+        pairs = [(one.prompt, one.target_new), (wording, one.target_new), *kept[number * share : (number + 1) * share]]
+        with edit.applied(lm) as edited:
+            exact = edited.score([prompt for prompt, _ in pairs], [target for _, target in pairs]).exact.double().cpu()
+        other = float(exact[1]) if one.paraphrases else np.nan
+        rows.append({"request": one.id, "edit": float(exact[0]), "wording": other, "kept": float(exact[2:].mean())})
+    return pd.DataFrame(rows)
 
 
 def interval(values: Sequence[float] | NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:
