@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from known import knowing
 from learned import tiny_ke, tiny_mend
 from paramem.editing import trained as module
 from paramem.editing.train import TRAINERS
-from paramem.editing.trained import FOLDER, cards, load, load_from, own_folder, read_card
+from paramem.editing.trained import FOLDER, cards, load, load_from, own_folder, read_card, store_once
 from paramem.errors import BadInput, BadRecord, CorruptFile, Unwritable
 from paramem.models import load as load_model
 from paramem.registry import method
@@ -80,12 +81,32 @@ def test_shipped_networks_belong_to_shipped_testbeds_and_are_small() -> None:
     for folder, card in shipped:
         assert folder.name == card.model
         assert load_model(card.model).fingerprint() == card.model_hash, f"{card.method} of {card.model}: train it again"
-        assert (folder / f"{card.method}.safetensors").stat().st_size == card.size_bytes < 2e6
+        assert card.size_bytes < 2e6
+        assert load_from(folder, card.method).card == card
         assert card.held_out
         assert card.measures
-        total += card.size_bytes
-    assert total <= 6e6
+        own = folder / f"{card.method}.safetensors"
+        assert own.is_file() != bool(card.stored_with)
+        total += 0 if card.stored_with else own.stat().st_size
+    assert total <= 9e6
+    assert store_once() == [], "nothing lies there twice"
     assert FOLDER.name == module.__name__.rsplit(".", 1)[1]
+
+
+def test_what_several_testbeds_share_is_stored_once(tmp_path: Path) -> None:
+    found = tiny_mend(knowing("gpt2"))
+    for name in ("a", "b"):
+        found.save(tmp_path / name)
+    other = replace(found, tensors={name: tensor + 1 for name, tensor in found.tensors.items()})
+    other.save(tmp_path / "c")
+    assert store_once(tmp_path) == [tmp_path / "b" / "mend.safetensors"]
+    assert sorted(path.parent.name for path in tmp_path.glob("*/*.safetensors")) == ["a", "c"]
+    for name, expected in {"a": found, "b": found, "c": other}.items():
+        again = load_from(tmp_path / name, "mend").tensors
+        assert all(torch.equal(again[key], tensor.half().float()) for key, tensor in expected.tensors.items())
+    other.save(tmp_path / "a")
+    with pytest.raises(CorruptFile, match="train it again"):
+        load_from(tmp_path / "b", "mend")
 
 
 def test_another_model_of_the_same_family_has_no_networks(tmp_path: Path) -> None:

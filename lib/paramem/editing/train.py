@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from paramem.editing.trained import FOLDER, Card, Trained, load_from, own_folder, read_card, recipe_hash
+from paramem.editing.trained import FOLDER, Card, Trained, load_from, own_folder, read_card, recipe_hash, store_once
 from paramem.errors import BadParameter, ParamemError
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ TRAINERS: dict[str, Trainer] = {
         "SeracShape",
         values={"scope": "cross", "compared": 16, "steps_scope": 800, "lr_scope": 2e-3},
     ),
-    "serac-people": Trainer("paramem.editing.serac_training", "SeracShape", relations="people", editor="serac"),
+    "serac-people": Trainer(
+        "paramem.editing.serac_training", "SeracShape", relations="people", editor="serac", testbeds=RECALL
+    ),
     "ke": Trainer("paramem.editing.knowledge_editor", "KnowledgeEditorTraining"),
 }
 
@@ -152,6 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(
                     summary(build(method, model, options.out, dataset=options.dataset, force=options.force)), flush=True
                 )
+        if options.out is None:
+            store_once()
     except ParamemError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@
 A network belongs to the very weights that it was trained on, so it is found by their hash and not by a name. Shipped
 ones lie in ``paramem/editing/trained/<testbed>/``, a user's own in ``$PARAMEM_CACHE/trained/<hash>/`` or in any folder
 that is named; there, ``<method>.safetensors`` (float16 where that changes nothing that matters) and ``<method>.json``.
+Tensors that several testbeds share are kept beside one of them, and the other cards say beside which.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Card:
     settings           everything that its module needs to rebuild the networks around the tensors
     held_out           what was not seen in training and measured on
     measures           numbers reached on what was held out, with the stored (rounded) tensors
+    stored_with        the testbed beside whose card the very same tensors lie; empty where they lie beside this one
     """
 
     method: str
@@ -60,6 +62,7 @@ class Card:
     parameters: int = 0
     size_bytes: int = 0
     sha256: str = ""
+    stored_with: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,7 +159,8 @@ def new_card(
 
 def load_from(folder: Path, method: str) -> Trained:
     """What `Trained.save` wrote; raises BadRecord, CorruptFile."""
-    card, path = read_card(folder / f"{method}.json"), folder / f"{method}.safetensors"
+    card = read_card(folder / f"{method}.json")
+    path = (folder.parent / card.stored_with if card.stored_with else folder) / f"{method}.safetensors"
     try:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != card.sha256:
@@ -179,6 +183,26 @@ def read_card(path: Path) -> Card:
         return Card(**record)
     except TypeError as error:
         raise BadRecord(path, 0, "-", f"not the card of a trained editor: {error}") from error
+
+
+def store_once(folder: Path = FOLDER) -> list[Path]:
+    """Keep tensors that several testbeds share beside the first of them; returns the files that were taken away.
+
+    What SERAC learns depends on a tokenizer and on edits, so that testbeds of one world have the same.
+    """
+    first: dict[str, Path] = {}
+    spare = []
+    for place, card in cards(folder):
+        path = place / f"{card.method}.safetensors"
+        if card.stored_with or first.setdefault(card.sha256, place) == place:
+            continue
+        record = json.loads((place / f"{card.method}.json").read_text(encoding="utf-8"))
+        record["stored_with"] = first[card.sha256].name
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(place / f"{card.method}.json", text.encode())
+        path.unlink()
+        spare.append(path)
+    return spare
 
 
 def cards(folder: Path = FOLDER) -> Iterator[tuple[Path, Card]]:
