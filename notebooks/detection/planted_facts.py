@@ -18,6 +18,7 @@ import random
 
 import numpy as np
 import pandas as pd
+import torch
 
 from paramem import claim, load
 from paramem.detection.causal_tracing import TraceSettings, trace_facts
@@ -29,10 +30,13 @@ from paramem.detection.planting import (
     grades,
     layer_site,
     plant,
+    plant_somewhere,
     random_site,
     top_of_each_layer,
+    value_change,
 )
 from paramem.evaluation.intervals import bootstrap
+from paramem.lm import log_probs
 from paramem.material import facts_for, known_facts, world_behind
 from paramem.plots import rates
 
@@ -40,8 +44,8 @@ from paramem.plots import rates
 model: str = "gpt2-s0"  # a bundled testbed
 profile: str = "default"
 seed: int = 0
-n_facts: int = 8  # facts planted into random neurons
-n_known: int = 12  # facts of the model itself whose neurons are dropped
+n_facts: int = 16  # facts planted into random neurons
+n_known: int = 40  # facts of the model itself whose neurons are dropped
 
 # %% [markdown]
 # Facts of people that no text mentions, with objects of one token. Five of them served to tune the two localisers that learn
@@ -83,15 +87,17 @@ print(grades(lm, one, new[0], site, [0.01, 0.05]).drop(columns="fact").round(3).
 # %% [markdown]
 # ## Recall of planted neurons
 #
-# Every fact gets neurons of its own and a model of its own. At ten percent only the localisers that cost little are run.
+# Every fact gets neurons of its own and a model of its own: one percent of them, and a tenth of a percent, as in the paper. For a
+# testbed that is three neurons; where three cannot hold the fact, others are drawn. Then only the localisers that cost little are run,
+# and one neuron of each layer is named, so that chance is lower too.
 
 # %%
 slow = ("slimming", "hard-concrete", "zero-out")
 parts = []
 for fact in new:
-    for share, left_out in ((0.01, ()), (0.1, slow)):
-        neurons = random_site(lm, share=share, generator=generator)
-        with plant(lm, fact, neurons).applied(lm) as planted:
+    for share, left_out in ((0.01, ()), (0.001, slow)):
+        neurons, change = plant_somewhere(lm, fact, share=share, generator=generator)
+        with change.applied(lm) as planted:
             scores = all_localisers(planted, [fact], leave_out=left_out)
         parts.append(grades(lm, scores, fact, neurons, [share, 2 * share, 5 * share]).assign(planted=share))
 table = pd.concat(parts)
@@ -159,17 +165,18 @@ claim(
 )
 
 # %%
-fast = [name for name in recalls[0.1] if name in five]
-ease = spread(recalls[0.01][fast].mean(axis=1) - recalls[0.1][fast].mean(axis=1))
-print(recalls[0.1].mean().round(3).to_dict(), "planted in 10 %")
+fast = [name for name in recalls[0.001] if name in five]
+ease = spread(recalls[0.001][fast].mean(axis=1) - recalls[0.01][fast].mean(axis=1))
+print(recalls[0.001].mean().round(3).to_dict(), "planted in 0.1 %")
 claim(
     "chang2023localization.fewer-weights-are-easier",
     ease[1] > 0,
     measured={
+        "recall_tenth_of_a_percent": recalls[0.001][fast].mean(axis=None),
         "recall_one_percent": recalls[0.01][fast].mean(axis=None),
-        "recall_ten_percent": recalls[0.1][fast].mean(axis=None),
+        "chance_tenth_of_a_percent": float(exact[exact["planted"] == 0.001]["chance"].iloc[0]),
     },
-    note="integrated gradients and activations; as many neurons are named as were planted",
+    note="integrated gradients and activations; 0.1 % against 1 %, paired by fact, 95 % interval above zero",
 )
 
 # %% [markdown]
@@ -230,20 +237,26 @@ claim(
 # ## Facts that the model knows
 #
 # No truth is known here, but dropping the right neurons must cost the fact, and should spare the others. The paper drops 0.1 and
-# 0.5 % of the neurons of each layer of large models; half a percent of a testbed is a handful, so ten times as many are shown
-# beside it. The claims are measured at half a percent.
+# 0.5 % of the neurons of each layer of large models; half a percent of a testbed is a handful, which seldom changes the most probable
+# answer. So the claims are about what the paper shows beside it, the loss, at half a percent; ten times as many are shown for
+# comparison. Other facts are twenty that are no targets.
 
 # %%
-known = known_facts(lm, facts_for(lm), n_known + 40, seed)
+known = known_facts(lm, facts_for(lm), n_known + 20, seed)
 targets = known[:n_known]
 asked = ask(lm, known)
 scores = all_localisers(lm, targets, leave_out=["zero-out"])
+intact = log_probs(answer_logits(lm, asked)).gather(1, asked.answers[:, None])[:, 0]
 
 
-def forgotten(i, neurons):
-    """Whether fact i is forgotten without these neurons, and which share of the others."""
-    lost = (answer_logits(lm, asked, [neurons] * len(known)).argmax(-1) != asked.answers).double().numpy()
-    return {"this fact": lost[i], "other facts": np.delete(lost, i).mean()}
+def cost(i, neurons):
+    """Rise of the loss, and share forgotten, of fact i and of the others without these neurons."""
+    places = torch.tensor([i, *range(n_known, len(known))])
+    said = log_probs(answer_logits(lm, asked.rows(places), [neurons] * len(places)))
+    rise = (intact[places] - said.gather(1, asked.answers[places, None])[:, 0]).double().numpy()
+    lost = (said.argmax(1) != asked.answers[places]).double().numpy()
+    kinds = {"rise": rise, "forgotten": lost}
+    return {f"{kind}, {who}": v for kind, x in kinds.items() for who, v in (("own", x[0]), ("others", x[1:].mean()))}
 
 
 rows = []
@@ -251,40 +264,35 @@ for share in (0.005, 0.05):
     for i in range(n_known):
         sets = {name: top_of_each_layer(score[i], share) for name, score in scores.items()}
         sets["random"] = random_like(lm, sets["activations"], generator)
-        rows += [
-            {"dropped": share, "localiser": name, "fact": i, **forgotten(i, neurons)} for name, neurons in sets.items()
-        ]
+        rows += [{"dropped": share, "localiser": name, "fact": i, **cost(i, neurons)} for name, neurons in sets.items()]
 every = pd.DataFrame(rows)
-losses = every.groupby(["dropped", "localiser"], sort=False)[["this fact", "other facts"]].mean()
-print("forgotten, as a share of facts:")
+losses = every.groupby(["dropped", "localiser"], sort=False).mean().drop(columns="fact")
+print("rise of the loss (nats) and share of facts forgotten:")
 print(losses.round(3).to_string())
 
 # %%
-half = every[every["dropped"] == 0.005]
-each = half.pivot(index="fact", columns="localiser", values=["this fact", "other facts"])
-dropped = losses.loc[0.005]
+each = every[every["dropped"] == 0.005].pivot(index="fact", columns="localiser", values=["rise, own", "rise, others"])
 named = [name for name in five if name in scores]
-gaps = {name: spread(each["this fact"][name] - each["other facts"][name]) for name in named}
+gaps = {name: spread(each["rise, own"][name] - each["rise, others"][name]) for name in named}
 claim(
     "chang2023localization.dropping-forgets-the-target",
     all(low > 0 for _, low, _ in gaps.values()),
-    measured={name.replace(" ", "_").replace("-", "_"): gap for name, (gap, _, _) in gaps.items()},
-    note="forgetting of the target minus that of other facts; all 95 % intervals above zero (zero-out not run here)",
+    measured={name.replace(" ", "_").replace("-", "_"): gap for name, (gap, _, _) in gaps.items()}
+    | {"forgotten": losses.loc[0.005].loc[named, "forgotten, own"].mean()},
+    note="rise of the target's loss minus that of other facts; all 95 % intervals above zero (zero-out not run here)",
 )
 
 # %%
-best = dropped.loc[named, "this fact"].idxmax()
-harm = spread(each["other facts"][best] - each["other facts"]["random"])
+harm = spread(each["rise, others"][named].mean(axis=1) - each["rise, others"]["random"])
 claim(
     "chang2023localization.not-specific",
     harm[1] > 0,
     measured={
-        "others_forgotten": dropped.loc[best, "other facts"],
-        "others_forgotten_random": dropped.loc["random", "other facts"],
-        "target_forgotten": dropped.loc[best, "this fact"],
-        "localiser": best,
+        "others_rise": each["rise, others"][named].mean(axis=None),
+        "others_rise_random": each["rise, others"]["random"].mean(),
+        "target_rise": each["rise, own"][named].mean(axis=None),
     },
-    note="the localiser that erases most also costs other facts more than as many random neurons do",
+    note="mean over the localisers: other facts lose more than with as many random neurons; 95 % interval over targets",
 )
 
 # %% [markdown]
@@ -302,15 +310,30 @@ for topic, departure in method("slimming").departures().items():
 #
 # ## Exercises
 #
-# 1. Count only the planted neurons whose value vector moved by more than a tenth of the largest move. How much does recall rise?
-# 2. Plant the fact of the first example in the first layer alone. Which localiser still puts it higher up, and why?
-# 3. Name a neuron of the first example's site that zero-out ranks among the best one percent of its layer; the checker knows.
+# 1. Count only the planted neurons of the first example whose value vector moved by more than a tenth of the largest move. What is
+#    zero-out's recall of these, at one percent of each layer? The checker allows 0.01.
+# 2. Plant the fact of the first example in the first layer alone (`layer_site`). In which layer does the sum of the activation scores
+#    put it (`favourite_layer`)?
+# 3. Name a neuron of the first example's site that zero-out ranks among the best one percent of its layer.
 
 
 # %%
-def check(neuron):
-    good = set(site) & set(top_of_each_layer(one["zero-out"][0], 0.01))
-    return "right" if neuron in good else f"no; there are {len(good)} of them"
+def check(exercise, answer):
+    found = set(top_of_each_layer(one["zero-out"][0], 0.01))
+    if exercise == 1:
+        delta = plant(lm, new[0], site)
+        moves = {(layer, i): float(value_change(lm, delta, layer)[i]) for layer, i in site}
+        moved = {neuron for neuron, size in moves.items() if size > 0.1 * max(moves.values())}
+        share = len(moved & found) / len(moved)
+        return (
+            "right" if abs(answer - share) < 0.01 else f"look again: {len(moved)} of {len(site)} neurons moved that far"
+        )
+    if exercise == 2:
+        with plant(lm, new[0], layer_site(lm, 0)).applied(lm) as planted:
+            place = favourite_layer(all_localisers(planted, new[:1], leave_out=slow)["activations"][0])
+        return "right" if answer == place else "look again: activations are large where nothing was planted, too"
+    good = set(site) & found
+    return "right" if answer in good else f"no; there are {len(good)} of them"
 
 
-check(site[0])
+check(3, next((neuron for neuron in site if neuron in set(top_of_each_layer(one["zero-out"][0], 0.01))), None))
