@@ -122,7 +122,7 @@ for balance in (10.0, 1.0, 0.1, 0.01):
 #
 # The same edits are asked about in every batch; facts of people whom nobody knows fill it up, all of different subjects. *ROME,
 # summed* adds what each edit would be alone; *FT-M* is fine-tuning of one layer on the batch; it and *PMET*, which needs targets of its
-# own, stop at 100. *No C* puts the identity in the place of the second moment.
+# own, stop at 100. *No C* puts a multiple of the identity in the place of the second moment.
 
 # %%
 v_mlp = component_states(lm, pool.all[:100], PmetSettings(layers=at)).after[-1]

@@ -58,8 +58,9 @@ DEPARTURES = {
     ),
     "covariance": (
         "C is part of the update",
-        "`covariance=False` puts the identity in its place",
-        "a variant with its own row, because a popular toolkit drops C from ROME",
+        "`covariance=False` puts a multiple of the identity in its place, as long as the keys of the edits are on average",
+        "a variant with its own row, because a popular toolkit drops C from ROME; the multiple makes `balance` mean the "
+        "same with and without C",
     ),
 }
 
@@ -111,6 +112,8 @@ def memit(
     z = target_states(lm, requests, settings).after[0] if z is None else z
 
     def solve(layer: int, K: Tensor, R: Tensor) -> Dense | LowRank:
-        return least_squares_delta(second[layer], K, R, settings.balance * lm.d_mlp)
+        C = second[layer]
+        width = lm.d_mlp if C is not None else float(K.double().square().sum(0).mean())  # mean of k' C^-1 k, in both
+        return least_squares_delta(C, K, R, settings.balance * width)
 
     return write(lm, requests, z, Site("resid_post", settings.last), settings, solve)
