@@ -58,9 +58,9 @@ DEPARTURES = {
     ),
     "covariance": (
         "C is part of the update",
-        "`covariance=False` puts a multiple of the identity in its place, as long as the keys of the edits are on average",
-        "a variant with its own row, because a popular toolkit drops C from ROME; the multiple makes `balance` mean the "
-        "same with and without C",
+        "`covariance=False` puts the identity in its place, weighted by the mean squared norm of the edits' keys",
+        "a variant with its own row, because a popular toolkit drops C from ROME; so weighted, `balance` means the same "
+        "with and without C",
     ),
 }
 
