@@ -406,18 +406,34 @@ for name in ("key-value-memories", "feature-neurons"):
 #
 # ## Exercises
 #
-# 1. Read the values through the final norm's gain before the head. Does the agreement of upper layers rise?
-# 2. Take `t = 5`. Which share of patterns grows, and why must `shared` stay at 3 for the comparison to be fair?
-# 3. Find the memory whose value points most strongly at the answer of a fact of your choice, and name its pattern. The checker compares
-#    your memory's value with the best of the model.
+# 1. Read the values through the final norm's gain before the head. Does the agreement of the upper half of the layers rise? Answer "yes" or
+#    "no".
+# 2. Take `t = 5`. Which share of triggers grows: those of "shallow", "both", "semantic" patterns or of none ("uncovered")? Name one. Why
+#    must `shared` stay at 3 for the comparison to be fair?
+# 3. Find the memory whose value points most strongly at the answer of `fact`, as (layer, neuron), and name its pattern.
 
 
 # %%
-def check(fact, layer, neuron):
+def agreement_above(gain):
+    """Share of memories of the upper half whose value, times a gain, has the next token of its key's best trigger on top."""
+    head, agrees = lm.arch.head.weight.detach(), []
+    for each in range(lm.n_layers // 2, lm.n_layers):
+        logits = (value_vectors(lm, each).detach() * gain) @ head.T * found.sign[each, :, None]
+        agrees.append((logits.argmax(1) == prefixes.next_token[found.places[each, :, 0]]).float().mean())
+    return float(torch.stack(agrees).mean())
+
+
+def check(exercise, answer):
+    if exercise == 1:
+        rises = agreement_above(lm.arch.final_norm.weight.detach()) > agreement_above(torch.ones(lm.d_model))
+        return "right" if answer == ("yes" if rises else "no") else "look again: print both shares"
+    if exercise == 2:
+        few = describe(lm, triggers(lm, prefixes, KeyValueSettings(t=5)), prefixes, KeyValueSettings(t=5))
+        return "right" if few[answer].mean() > table[answer].mean() else "that share falls"
     head = lm.arch.head.weight[answer_tokens(lm, [fact])[0]]
     best = max(float((value_vectors(lm, each) @ head).max()) for each in range(lm.n_layers))
-    own = float(value_vectors(lm, layer)[neuron] @ head)
+    own = float(value_vectors(lm, answer[0])[answer[1]] @ head)
     return "right" if own > best - 1e-6 else f"its product is {own:.2f}, the best one {best:.2f}"
 
 
-print(check(fact, layer=0, neuron=0))
+check(3, (0, 0))
