@@ -25,6 +25,7 @@ from paramem.detection.knowledge_neurons import activations, integrated_gradient
 from paramem.detection.neuron_attribution import (
     SCORES,
     AttributionSettings,
+    attention_neurons,
     attention_scores,
     promoted_tokens,
     query_scores,
@@ -166,6 +167,12 @@ print((found.round(3) + 0.0).to_string())
 # counts by its share in the inner product that such a value neuron reads, times the value neuron's own score. Only neurons of
 # the layers below can feed a value neuron of attention, so that these lie lower is no finding. The feed-forward value neurons
 # stand beside them for comparison.
+
+# %%
+best = attention_neurons(lm, some[:1]).nlargest(5, "score")
+words = [lm.tokenizer.decode([i]) for i in ask(lm, some[:1]).batch.input_ids[0].tolist()]
+print(f"{some[0].prompt!r} -> {some[0].object!r}, best attention neurons:")
+print(best.assign(word=[words[i] for i in best["token"]]).drop(columns="fact").round(3).to_string(index=False))
 
 # %%
 attended = attention_scores(lm, some)
@@ -327,13 +334,20 @@ for topic, departure in method("neuron-attribution").departures().items():
 # ## Exercises
 #
 # 1. Score with `scale="own"`: each vector is then read at its own scale, as the logit lens does. Does the overlap with exact
-#    ablation rise?
+#    ablation at the last token rise? The checker takes "yes" or "no".
 # 2. Take the *smallest* scores instead: neurons that speak against the answer. What happens to p(answer) without them? The
 #    checker takes your guess, "up" or "down".
 
 
 # %%
-def check(guess):
+def check(exercise, guess):
+    if exercise == 1:
+        own = value_scores(lm, few, AttributionSettings(scale="own"))
+        rises = (
+            overlap(own, truth["last token"], 10).mean()
+            > overlap(rankings["log increase"][: len(few)], truth["last token"], 10).mean()
+        )
+        return "right" if rises == (guess == "yes") else "look again: compare the two overlaps"
     sets = [top_neurons(-row, 10) for row in values]
     after = answer_probabilities(lm, asked, sets).mean()
     return (
@@ -341,4 +355,4 @@ def check(guess):
     )
 
 
-check("up")
+check(2, "up")
