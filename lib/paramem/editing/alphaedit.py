@@ -32,7 +32,7 @@ from paramem.arch import Site
 from paramem.editing.least_squares import as_part, factorise
 from paramem.editing.memit import target_states
 from paramem.editing.requests import check_requests
-from paramem.editing.sequence import plus
+from paramem.editing.sequence import smaller
 from paramem.editing.spreading import SpreadSettings, moment_of, write
 from paramem.editing.targets import Lookups
 from paramem.errors import BadInput, BadParameter
@@ -96,6 +96,7 @@ def null_space(C: Tensor, energy: float) -> Tensor:
 
     Raises BadInput when not even one direction does.
     """
+    vectors: Tensor
     values, vectors = torch.linalg.eigh(C.double())  # ascending
     held = values.clamp(min=0).cumsum(0)
     free = int((held <= energy * held[-1]).sum())
@@ -154,7 +155,7 @@ def alphaedit(
             with step.applied(edited) as after:
                 if settings.remember and start + size < len(requests):
                     _remember(after, batch, settings, written)
-        total = plus(total, step)
+        total = WeightDelta({name: smaller(part) for name, part in (total + step).parts.items()})
     return total
 
 

@@ -25,6 +25,7 @@ from paramem.interventions import Dense, LowRank
 
 def factorise(C: Tensor) -> Tensor:
     """The Cholesky factor of C; raises BadInput when C is singular."""
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(C)
     if info.item():
         raise BadInput(
@@ -84,7 +85,8 @@ def _inverse_root(D: Tensor, mu: float) -> Tensor:
     values, vectors = torch.linalg.eigh((D + D.T) / 2)
     values = values + mu
     kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps * 64
-    return vectors[:, kept] / values[kept].sqrt()
+    root: Tensor = vectors[:, kept] / values[kept].sqrt()
+    return root
 
 
 def as_part(left: Tensor, right: Tensor, like: Tensor) -> Dense | LowRank:

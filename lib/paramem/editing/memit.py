@@ -59,8 +59,8 @@ DEPARTURES = {
     "covariance": (
         "C is part of the update",
         "`covariance=False` puts the identity in its place, weighted by the mean squared norm of the edits' keys",
-        "a variant with its own row, because a popular toolkit drops C from ROME; so weighted, `balance` means the same "
-        "with and without C",
+        "a variant with its own row, because a popular toolkit drops C from ROME; `balance` means the same with and "
+        "without C",
     ),
 }
 

@@ -80,7 +80,8 @@ class Lookups:
             states = lm.states(batch, sites)
             for site, some in zip(sites, found, strict=True):
                 some.append(states[site][torch.arange(len(batch), device=columns.device), columns])
-        return [torch.cat(some).unflatten(0, (-1, self.n_contexts)) for some in found]
+        joined = [torch.cat(some) for some in found]
+        return [states.view(-1, self.n_contexts, states.shape[-1]) for states in joined]
 
 
 class States(NamedTuple):
