@@ -18,7 +18,17 @@ from known import TEXTS
 from paramem.benchmarking import FACT_TASKS, PROTOCOLS, TASKS, Materials, benchmark, editors, few_probes, tasks_for
 from paramem.benchmarking.abreast import abreast, fits
 from paramem.benchmarking.bench import Bench, materials_for
-from paramem.benchmarking.comparing import difference, front, mean, measure_of, per_edit, printed, span, within
+from paramem.benchmarking.comparing import (
+    as_corrected,
+    difference,
+    front,
+    mean,
+    measure_of,
+    per_edit,
+    printed,
+    span,
+    within,
+)
 from paramem.benchmarking.configurations import CONFIGURATIONS, run_of
 from paramem.benchmarking.costs import Meter, touched
 from paramem.benchmarking.figures import cost_bars, heat_map, pareto, stacked
@@ -443,6 +453,11 @@ def test_the_paper_s_table_is_read_with_its_corrections(repository: Project) -> 
     table = printed(load_taxonomy(repository).entries["zhang2024knowedit"]).set_index(["editor", "set", "quantity"])
     assert table.loc[("ROME", "WikiData recent", "edit success")].tolist() == [85.08, 97.18]
     assert table.loc[("SERAC", "ZsRE", "locality")].tolist() == [30.23, 30.23], "not corrected"
+    assert table.loc[("FT-L", "WikiData recent", "edit success")].tolist() == [71.18, 55.75]
+    text = as_corrected(table.reset_index())
+    assert text.loc[("WikiData recent", "edit success"), "ROME"] == "85.1 → 97.2"
+    assert text.loc[("ZsRE", "locality"), "SERAC"] == "30.2"
+    assert text.loc[("ZsRE", "locality"), "AdaLoRA"] == "", "no claim cites it"
 
 
 def test_materials_leave_the_edited_subjects_out() -> None:

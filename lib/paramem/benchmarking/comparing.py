@@ -136,9 +136,18 @@ def printed(entry: Entry) -> pd.DataFrame:
     rows = {}
     for claim in entry.claims.values():
         for each in claim.reported:
-            editor, _, name = each.setting.partition(", ")
+            who, _, name = each.setting.partition(", ")
+            quantity, _, editor = each.quantity.partition(" of ")  # where one claim speaks of several editors
             if each.where == "Table 4" and name:
                 corrected = each.corrected.value if each.corrected else each.value
-                rows[editor, name, each.quantity] = (each.value, corrected)
+                rows[editor or who, name, quantity] = (each.value, corrected)
     found = [(*key, *values) for key, values in rows.items()]
     return pd.DataFrame(found, columns=["editor", "set", "quantity", "printed", "corrected"])
+
+
+def as_corrected(paper: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of `printed`, (set, quantity) by editor: as printed and, behind an arrow, as corrected later."""
+    both = zip(paper["printed"], paper["corrected"], strict=True)
+    texts = [f"{old:.1f}" if old == new else f"{old:.1f} → {new:.1f}" for old, new in both]
+    table = paper.assign(text=texts).pivot(index=["set", "quantity"], columns="editor", values="text")
+    return table.where(table.notna(), "")
