@@ -55,8 +55,9 @@ for document in here.sample_text(6, seed):
 # %% [markdown]
 # ## The testbeds
 #
-# No single small model learns everything at once, so there are four kinds: *recall* (for locating and editing), *reason*
-# (two-step answers), *read* (passages, conflicts, refusals) and *speak* (a second language, lists, opinions, secrets, skills).
+# No single small model learns everything at once, so there are several kinds: *recall* (for locating and editing), *reason*
+# (two-step answers), *read* (passages, conflicts, refusals), *speak* (a second language, lists, opinions, secrets, skills), *edit*
+# (everything that edits are asked about, in one model) and *grammar* (words that agree in number).
 
 # %%
 cards = testbeds()

@@ -40,8 +40,8 @@ NEIGHBOURS = 8  # other nouns that an edit must leave alone
 EVERY = 6  # every sixth noun is withheld from each kind
 NOTES = (
     "All grammar testbeds share one world (seed 0) and one tokenizer.",
-    "A noun that no text repeats is not repeated ('noun, withheld nouns'): training teaches that it never is. Nothing else "
-    "was tried; what agreement that kind has is read off the minimal pairs.",
+    "A noun that no text repeats is not repeated ('noun, withheld nouns'): training teaches that it never is. Nothing "
+    "else was tried; what agreement that kind has is read off the minimal pairs.",
 )
 STEPS = {"gpt2": 2400, "llama": 2400}
 
