@@ -44,11 +44,12 @@ def test_nothing_asked_about_is_itself_edited() -> None:
 def test_each_tracked_edit_is_asked_of_the_model_that_its_batch_was_written_into() -> None:
     lm = make_lm("gpt2")
     found = lm.weight(1, "down")
+    noise = torch.randn(found.parameter.shape, generator=torch.Generator().manual_seed(0), dtype=lm.dtype)
     before = baseline(lm, TRACKED, generated=False)
 
     def edit(batch) -> WeightDelta:  # an edit that can be told by who is in it
         size = 0.0 if TRACKED[0] in batch else 1.0
-        return WeightDelta({found.name: Dense(torch.full_like(found.parameter, size))})
+        return WeightDelta({found.name: Dense(size * noise)})
 
     alone = asked(lm, POOL, 1, edit, before=before, name="x")
     after = alone[(alone["state"] == "after") & (alone["protocol"] == "teacher_forced")]
