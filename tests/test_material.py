@@ -9,7 +9,15 @@ import pytest
 from families import make_lm
 from paramem.errors import BadInput
 from paramem.facts import Fact
-from paramem.material import edits_for, facts_for, known_facts, part_of, text_for, world_behind
+from paramem.material import (
+    edits_for,
+    facts_for,
+    known_facts,
+    of_unseen_subjects,
+    part_of,
+    text_for,
+    world_behind,
+)
 from paramem.models import load
 
 
@@ -77,3 +85,21 @@ def test_edits_of_a_task_come_from_the_world_alone(testbed) -> None:
         edits_for(testbed, task="sanitation")
     with pytest.raises(BadInput, match="of a world"):
         edits_for(testbed, "counterfact.json", task="insertion")
+
+
+def test_what_must_stay_is_asked_of_subjects_that_no_editor_was_trained_on(testbed) -> None:
+    plain = edits_for(testbed, part="test", n=60)
+    unseen = of_unseen_subjects(plain)
+    sides = [
+        {
+            part_of(probe.subject)
+            for one in some
+            for probes in one.locality.values()
+            for probe in probes
+            if probe.subject
+        }
+        for some in (plain, unseen)
+    ]
+    assert sides == [{"train", "test"}, {"test"}]
+    assert [one.probe() for one in unseen] == [one.probe() for one in plain]
+    assert all(any(one.locality.values()) for one in unseen)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from paramem.errors import BadInput
-from paramem.facts import EditRequest, Fact
+from paramem.facts import EditRequest, Fact, FrozenDict
 from paramem.readers import read_facts, read_requests
 
 if TYPE_CHECKING:
@@ -102,6 +102,22 @@ def _of_task(lm: LM, dataset: str, task: Task, seed: int) -> list[EditRequest]:
     if dataset != "world":
         raise BadInput(f"task={task!r} chooses among the edits of a world; {dataset!r} holds those of its own task.")
     return list(task_requests(world_behind(lm), task, None, seed))
+
+
+def of_unseen_subjects(requests: Iterable[EditRequest]) -> list[EditRequest]:
+    """The requests with those probes of what must stay only whose subject is on the test side of the split.
+
+    An editor that learned to edit was trained to keep other facts as they are, those of training subjects: that these
+    stay says little about facts that it never saw. Probes whose subject is not known stay.
+    """
+    kept = []
+    for request in requests:
+        groups = {
+            name: tuple(each for each in probes if each.subject is None or part_of(each.subject) == "test")
+            for name, probes in request.locality.items()
+        }
+        kept.append(request.model_copy(update={"locality": FrozenDict({n: p for n, p in groups.items() if p})}))
+    return kept
 
 
 def _on(part: Part) -> str:

@@ -202,7 +202,8 @@ def tasks_for(
     """Task -> at most `per_task` edits, with at most `probes` questions of each kind; tasks without data are absent.
 
     dataset  "world", or files and hub ids with commas between, in published formats. Of a world only edits of the test
-             side are taken: whatever was learned or chosen beforehand has not seen their subjects.
+             side are taken, and of what must stay only facts of such subjects: whatever was learned or chosen
+             beforehand has seen neither.
     """
     if per_task < 1:
         raise BadParameter(f"per_task={per_task}: at least one edit a task.")
@@ -217,12 +218,12 @@ def tasks_for(
 
 
 def _requests(lm: LM, dataset: str, per_task: int, seed: int) -> Iterator[EditRequest]:
-    from paramem.material import edits_for, world_behind
+    from paramem.material import edits_for, of_unseen_subjects, world_behind
     from paramem.world.tasks import tasks_of
 
     if dataset == "world":
         for task in tasks_of(world_behind(lm)):
-            yield from edits_for(lm, "world", n=per_task, seed=seed, part="test", task=task)
+            yield from of_unseen_subjects(edits_for(lm, "world", n=per_task, seed=seed, part="test", task=task))
         return
     names = [name.strip() for name in dataset.split(",") if name.strip()]
     if not names:
