@@ -53,7 +53,8 @@ DEPARTURES = {
         "the released configuration holds |z - h| within 0.75 |h|",
         "within 1.5 |h|",
         "testbeds are edited in their lowest layers, where the stream is short; found in batches of 100 edits of "
-        "subjects that no benchmark asks about: 0.75 leaves most unmade, and 4 (ROME's constant) breaks the model",
+        "subjects that no benchmark asks about, on llama-s0: 0.75 leaves most unmade, and 4 (ROME's constant) breaks "
+        "the model",
     ),
     "prefixes": (
         "keys and losses are averaged over sampled prefixes, as in ROME",

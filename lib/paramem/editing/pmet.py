@@ -51,8 +51,8 @@ DEPARTURES = {
     "clamp": (
         "the released configuration holds each change within 0.75 of the norm of what it changes",
         "within 4 of it, ROME's constant",
-        "testbeds are edited in their lowest layers, where the stream is short, so what is added has to be large; "
-        "compared in batches of 100 edits of subjects that no benchmark asks about",
+        "testbeds are edited in their lowest layers, where these outputs are short; the number is ROME's for the same "
+        "output of the MLP, and was not searched for",
     ),
     "prefixes": (
         "keys and losses are averaged over sampled prefixes, as in ROME",
