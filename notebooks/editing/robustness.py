@@ -57,7 +57,7 @@ print(f"{lm.name}: {len(requests)} edits, {n_each} each of people talked about o
 # memorised and the harder to edit (`ma2024robustness`, abstract). Clashing edits and edits that swap facts leave contradictions and
 # distort what stands beside them (`li2023pitfalls`, abstract).
 #
-# ## One fact, asked in eight ways
+# ## One fact, asked in seven ways
 
 # %%
 asked = [forms(here, request, rng) for request in requests]
