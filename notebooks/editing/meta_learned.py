@@ -144,8 +144,8 @@ rates(
 # %% [markdown]
 # ## What the networks learned
 #
-# How much of an update lies in which matrix, and how alike the updates of different edits are. Gradients of different edits have much
-# in common: every edit takes probability from frequent answers. A direction that all edits share cannot tell one edit from another.
+# How much of an update lies in which matrix, and how alike the updates of different edits are. What they share cannot tell one edit
+# from another, and it adds up when updates are summed. Predict: are learned updates more alike than plain gradients, or less?
 
 # %%
 lies = pd.DataFrame({name: shares(updates).mean() for name, updates in steps.items() if name != "random"})
@@ -162,7 +162,7 @@ print("cosine of MEND's update with the plain step:", turned.round(2).to_dict())
 # ## Many edits at once
 #
 # A batch is edited by summing what each edit alone would get (section 5.3). The paper trains a network for each size of batch; these
-# were trained for single edits. Predict: which fades first, the edits or what should stay?
+# were trained for single edits. Predict, with the likeness above in mind: which fades first, the edits or what should stay?
 
 # %%
 many = test[: max(sizes)] if len(test) >= max(sizes) else test[: len(test) // 25 * 25]
