@@ -14,9 +14,9 @@ from paramem.editing.rome import (
     rank_one_delta,
     rome,
     rome_each,
-    rome_sequence,
     subject_keys,
 )
+from paramem.editing.sequence import in_sequence
 from paramem.editing.statistics import cached_second_moment, second_moment
 from paramem.errors import BadInput, BadParameter
 from paramem.facts import EditRequest
@@ -185,7 +185,7 @@ def test_an_edit_that_is_done_stands_still_while_others_go_on() -> None:
 
 def test_a_sequence_is_the_sum_of_edits_on_edits(C: torch.Tensor) -> None:
     lm = tiny()
-    both = rome_sequence(lm, [request(0), request(1)], REFERENCE, C)
+    both = in_sequence(lm, [request(0), request(1)], lambda now, one: rome(now, one, REFERENCE, C))
     first = rome(lm, request(0), REFERENCE, C)
     with first.applied(lm) as edited:
         second = rome(edited, request(1), REFERENCE, C)
@@ -229,7 +229,7 @@ def test_bad_input(C: torch.Tensor) -> None:
     lm = tiny()
     with pytest.raises(BadInput, match="C is missing"):
         rome(lm, request(0), RomeSettings(layer=2))
-    with pytest.raises(BadParameter, match="layers 0 to 5"):
+    with pytest.raises(BadParameter, match="layers 0..5"):
         rome(lm, request(0), RomeSettings(layer=6), C)
     with pytest.raises(BadParameter, match="contexts"):
         RomeSettings(layer=2, contexts=("I say {}",))
