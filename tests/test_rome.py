@@ -229,7 +229,7 @@ def test_bad_input(C: torch.Tensor) -> None:
     lm = tiny()
     with pytest.raises(BadInput, match="C is missing"):
         rome(lm, request(0), RomeSettings(layer=2))
-    with pytest.raises(BadParameter, match="layers 0..5"):
+    with pytest.raises(BadParameter, match=r"layers 0\.\.5"):
         rome(lm, request(0), RomeSettings(layer=6), C)
     with pytest.raises(BadParameter, match="contexts"):
         RomeSettings(layer=2, contexts=("I say {}",))

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
         LogitsMix,
         ModulePatch,
         NeuronPatch,
-        PromptRewrite,
     )
+    from paramem.interventions.prompt import Rewriting
 
 _hashes: WeakKeyDictionary[nn.Module, tuple[object, str]] = WeakKeyDictionary()
 
