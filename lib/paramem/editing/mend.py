@@ -70,7 +70,7 @@ DEPARTURES = {
         "the gradients of neighbouring layers differ in size by more than their scales can learn in a short training",
     ),
     "activation": (
-        "ReLU",
+        "a ReLU after each layer",
         "a clamp at 0",
         "the same function, but its derivative at 0, where all units start, is 1 and not 0",
     ),
