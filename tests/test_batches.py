@@ -8,9 +8,10 @@ import torch
 
 from edits import REQUESTS
 from families import make_lm
-from paramem.editing.batches import Pool, _asked, asked, chosen, moved_outputs, paired, written
+from paramem.editing.batches import Pool, _asked, asked, chosen, moved_outputs, written
 from paramem.errors import BadInput
 from paramem.evaluation import baseline
+from paramem.evaluation.intervals import paired
 from paramem.facts import EditRequest
 from paramem.interventions import Dense, WeightDelta
 

@@ -26,7 +26,6 @@ from paramem.benchmarking.comparing import (
     measure_of,
     per_edit,
     printed,
-    span,
     within,
 )
 from paramem.benchmarking.configurations import CONFIGURATIONS, run_of
@@ -37,6 +36,7 @@ from paramem.benchmarking.skills import Question, answered, batteries, changed
 from paramem.benchmarking.tasks import task_of
 from paramem.errors import BadInput, BadParameter, IncompatibleIntervention, ParamemError, PassportMismatch
 from paramem.evaluation import Fluency, evaluate
+from paramem.evaluation.intervals import span
 from paramem.evaluation.knowedit import knowedit_columns
 from paramem.facts import EditRequest
 from paramem.interventions import Dense, HiddenStatePatch, Intervention, LowRank, WeightDelta
@@ -411,14 +411,14 @@ def test_a_model_without_a_world_has_no_batteries(lm: LM) -> None:
 def test_costs_count_what_changes_and_what_is_stored(lm: LM) -> None:
     meter, (_, change, _) = Meter(device=torch.device("cpu")), deltas(lm)
     with meter.running():
-        big = torch.ones(4_000_000).sum() + sum(range(200_000))
+        big = torch.ones(16_000_000).sum()  # too large for memory that was freed before + sum(range(200_000))
     assert big > 0
     cost = meter.cost(lm, [change])
     down, up = lm.weight(1, "down").parameter, lm.weight(0, "up").parameter
     assert cost.touched == touched(lm, change) == down.numel() + up.numel()
     assert cost.stored == sum(down.shape) + up.numel() < cost.touched
     assert cost.seconds > 0
-    assert math.isnan(cost.peak_mb) or cost.peak_mb >= 10, "sixteen megabytes were held at once"
+    assert math.isnan(cost.peak_mb) or cost.peak_mb >= 40, "64 megabytes were held at once"
     assert touched(lm, HiddenStatePatch(site=Site("resid_post", 0), vector=torch.zeros(lm.d_model))) == 0
 
 

@@ -12,18 +12,18 @@ from paramem.editing.meta_study import (
     agreement,
     asked_each,
     asked_together,
+    by_request,
     each,
     gradient_steps,
     inner_products,
-    interval,
     likeness,
     norms,
-    paired,
     random_steps,
     shares,
 )
 from paramem.editing.outer_products import Place, Terms, edit_batch, gradient_terms, places_of, weight_delta
 from paramem.errors import BadInput
+from paramem.evaluation.intervals import span
 
 PLACES = (Place(1, "up"), Place(1, "down"))
 
@@ -104,8 +104,8 @@ def test_edits_asked_together_are_the_summed_edits() -> None:
 
 
 def test_pairs_and_intervals_leave_out_what_is_missing() -> None:
-    assert interval([1.0, 1.0, float("nan")]) == (1.0, 1.0, 1.0)
-    mean, low, high = paired({"a": 1.0, "b": 1.0, "c": 0.0}, {"a": 0.0, "b": 1.0, "d": 9.0})
+    assert span([1.0, 1.0, float("nan")]) == (1.0, 1.0, 1.0)
+    mean, low, high = by_request({"a": 1.0, "b": 1.0, "c": 0.0}, {"a": 0.0, "b": 1.0, "d": 9.0})
     assert mean == 0.5
     assert low <= mean <= high
 

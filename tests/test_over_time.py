@@ -13,7 +13,8 @@ from paramem.editing.first_token import first_state, first_token_subjects, key_n
 from paramem.editing.grace import GraceSettings, grace
 from paramem.editing.rome import RomeSettings, rome, subject_keys
 from paramem.errors import BadInput
-from paramem.evaluation.over_time import ahead, follow, follow_at_once, long_run, looked, nats, right, unedited
+from paramem.evaluation.intervals import paired
+from paramem.evaluation.over_time import follow, follow_at_once, long_run, looked, nats, right, unedited
 from paramem.facts import EditRequest, Probe
 from paramem.interventions import WeightDelta
 from paramem.material import edits_for, text_for
@@ -103,10 +104,10 @@ def test_an_answer_counts_in_any_of_its_forms(lm: LM) -> None:
 
 def test_a_difference_is_taken_item_by_item() -> None:
     one, other = np.array([True] * 30 + [False] * 30), np.array([True] * 10 + [False] * 50)
-    mean, low, high = ahead(one, other)
+    mean, low, high = paired(one, other)
     assert mean == pytest.approx(1 / 3)
     assert 0 < low < mean < high
-    assert ahead(one, one) == (0, 0, 0)
+    assert paired(one, one) == (0, 0, 0)
 
 
 def test_a_model_can_be_read_without_its_start_token(lm: LM) -> None:

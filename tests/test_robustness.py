@@ -10,7 +10,8 @@ import pytest
 
 from paramem.editing.rome import RomeSettings, rome
 from paramem.errors import BadInput
-from paramem.evaluation.robustness import apart, ask_forms, clashing, forms, paired, paired_forms, there_and_back
+from paramem.evaluation.intervals import paired
+from paramem.evaluation.robustness import apart, ask_forms, clashing, forms, paired_forms, there_and_back
 from paramem.material import edits_for
 from paramem.models import LM, load
 from paramem.world import world

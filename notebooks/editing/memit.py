@@ -23,7 +23,7 @@ import torch
 from paramem import claim, load
 from paramem.arch import Site
 from paramem.editing.alphaedit import AlphaEditSettings, alphaedit, null_space
-from paramem.editing.batches import asked, chosen, moved_outputs, paired, pool_for, written
+from paramem.editing.batches import asked, chosen, moved_outputs, pool_for, written
 from paramem.editing.emmet import EmmetSettings, emmet, equality_delta
 from paramem.editing.fine_tuning import FineTuneSettings, fine_tune
 from paramem.editing.memit import MemitSettings, least_squares_delta, memit, target_states
@@ -33,6 +33,7 @@ from paramem.editing.sequence import running
 from paramem.editing.statistics import cached_second_moment
 from paramem.editing.targets import Lookups
 from paramem.evaluation import baseline
+from paramem.evaluation.intervals import paired
 from paramem.evaluation.scorecard import difference, scorecard, wide
 from paramem.facts import EditRequest
 from paramem.material import facts_for, known_facts, text_for

@@ -25,11 +25,10 @@ from paramem.editing.meta_study import (
     agreement,
     asked_each,
     asked_together,
+    by_request,
     each,
     gradient_steps,
-    interval,
     likeness,
-    paired,
     random_steps,
     shares,
 )
@@ -37,6 +36,7 @@ from paramem.editing.outer_products import edit_batch, gradient_terms
 from paramem.editing.sequence import in_sequence
 from paramem.editing.trained import load as trained_for
 from paramem.evaluation import baseline, evaluate
+from paramem.evaluation.intervals import span
 from paramem.evaluation.scorecard import difference, per_request, scorecard, wide
 from paramem.material import edits_for, of_unseen_subjects, text_for
 from paramem.plots import curves, grid, rates
@@ -273,7 +273,7 @@ if kept_others in at.index:
 if kept_others in at.index:
     lines = ("edit: exact", kept_others)
     both = {name: sum(per_request(frames[name], line) for line in lines) / 2 for name in ("MEND", "gradient")}
-    gain, low, high = paired(both["MEND"], both["gradient"])
+    gain, low, high = by_request(both["MEND"], both["gradient"])
     claim(
         "mitchell2021mend.learning-beats-its-input",
         low > 0,
@@ -290,7 +290,7 @@ if kept_others in at.index:
 # %%
 by_size = asked[asked["editor"] == "MEND"].pivot(index="request", columns="size", values="edit")
 largest = max(by_size.columns)
-gain, low, high = paired(by_size[1], by_size[largest])
+gain, low, high = by_request(by_size[1], by_size[largest])
 claim(
     "mitchell2021mend.batches-fade",
     low > 0,
@@ -313,7 +313,7 @@ claim(
 
 # %%
 one = asked[asked["size"] == 1].pivot(index="request", columns="editor", values="edit")
-gain, low, high = paired(one["MEND"], one["KE"])
+gain, low, high = by_request(one["MEND"], one["KE"])
 kept_by = asked[asked["size"] == 1].groupby("editor")["kept"].mean()
 claim(
     "mitchell2021mend.beats-knowledge-editor",
@@ -330,7 +330,7 @@ claim(
 )
 
 # %%
-gain, low, high = paired(pd.Series(alike["gradient"]), pd.Series(alike["MEND"]))
+gain, low, high = by_request(pd.Series(alike["gradient"]), pd.Series(alike["MEND"]))
 claim(
     "mitchell2021mend.common-directions-are-attenuated",
     low > 0,
@@ -345,7 +345,7 @@ claim(
 
 # %%
 told = asked[(asked["size"] == 1) & (asked["editor"] == "KE") & (asked["edit"] == 1)]["wording"].dropna()
-mean, low, high = interval(told) if len(told) > 1 else (0.0, 0.0, 0.0)
+mean, low, high = span(told) if len(told) > 1 else (0.0, 0.0, 0.0)
 claim(
     "decao2021editing.paraphrases-follow",
     low > 0.5,
@@ -358,7 +358,7 @@ top = {
     name: shares(updates).apply(lambda row: row.nlargest(max(1, len(row) // 3)).sum(), axis=1)
     for name, updates in compared.items()
 }
-mean, low, high = interval(top["KE"])
+mean, low, high = span(top["KE"])
 claim(
     "decao2021editing.few-components-change",
     low > 2 / 3,
@@ -379,7 +379,7 @@ for editor, names, claimed in (
 ):
     if cross:
         here, there = (cross[editor, name, "map"].set_index("request") for name in names)
-        gain, low, high = paired(here["edit"], there["edit"])
+        gain, low, high = by_request(here["edit"], there["edit"])
         claim(
             claimed,
             low > 0 if editor == "MEND" else here["edit"].mean() >= 0.5 and gain <= 0.05,

@@ -23,9 +23,9 @@ from paramem.editing.fine_tuning import FineTuneSettings, fine_tune
 from paramem.editing.rome import RomeSettings, rome, rome_each
 from paramem.editing.sequence import in_sequence
 from paramem.editing.statistics import cached_second_moment
-from paramem.evaluation.intervals import wilson
+from paramem.evaluation.intervals import paired, wilson
 from paramem.evaluation.over_time import right
-from paramem.evaluation.robustness import apart, ask_forms, clashing, forms, paired, paired_forms, there_and_back
+from paramem.evaluation.robustness import apart, ask_forms, clashing, forms, paired_forms, there_and_back
 from paramem.material import edits_for, text_for, world_behind
 from paramem.plots import rates
 from paramem.registry import method

@@ -28,8 +28,8 @@ from paramem.editing.mend import MendSettings, mend
 from paramem.editing.rome import RomeSettings, rome
 from paramem.editing.statistics import cached_second_moment
 from paramem.editing.trained import load as trained_for
-from paramem.evaluation.intervals import bootstrap
-from paramem.evaluation.over_time import ahead, follow, follow_at_once, long_run, looked, unedited
+from paramem.evaluation.intervals import bootstrap, paired
+from paramem.evaluation.over_time import follow, follow_at_once, long_run, looked, unedited
 from paramem.material import edits_for, text_for
 from paramem.plots import curves
 from paramem.registry import method
@@ -221,7 +221,7 @@ pd.DataFrame(
 released = runs["ROME, mixed keys"].steps
 drops = -released["unedited facts"].diff().fillna(released["unedited facts"].iloc[0] - before.share("unedited facts"))
 whole, worst = float(drops.sum()), int(drops.idxmax()) + 1
-_, lost_low, _ = ahead(before.hits["unedited facts"], runs["ROME, mixed keys"].looks[-1].hits["unedited facts"])
+_, lost_low, _ = paired(before.hits["unedited facts"], runs["ROME, mixed keys"].looks[-1].hits["unedited facts"])
 claim(
     "gupta2024forgetting.gradual-then-sudden",
     lost_low > 0 and drops.max() >= 0.5 * whole and worst > 10,
@@ -235,7 +235,7 @@ claim(
 
 # %%
 farthest = next((look for look in reversed(far) if look.editor == "ROME"), runs["ROME"].looks[-1])
-fade, low, high = ahead(runs["ROME, mixed keys"].made, runs["ROME, mixed keys"].looks[-1].hits["all edits"])
+fade, low, high = paired(runs["ROME, mixed keys"].made, runs["ROME, mixed keys"].looks[-1].hits["all edits"])
 claim(
     "gupta2024forgetting.earlier-edits-fade",
     low > 0,
@@ -257,7 +257,7 @@ if skills:
     then, now = (
         np.concatenate([look.hits[s] for s in skills]) for look in (before, runs["ROME, mixed keys"].looks[-1])
     )
-    lost, low, high = ahead(then, now)
+    lost, low, high = paired(then, now)
     claim(
         "gupta2024forgetting.skills-fade",
         low > 0,
@@ -272,7 +272,7 @@ if skills:
 
 # %%
 one, two = runs["ROME, prefixes"].looks[-1], runs["ROME, mixed keys"].looks[-1]
-gain, low, high = ahead(one.hits["unedited facts"], two.hits["unedited facts"])
+gain, low, high = paired(one.hits["unedited facts"], two.hits["unedited facts"])
 claim(
     "gupta2024rebuilding.sequence-survives",
     low > 0,
@@ -306,8 +306,8 @@ claim(
 
 # %%
 unprojected, projected = runs["ROME"].looks[-1], looks["AlphaEdit"][-1]
-kept, kept_low, kept_high = ahead(projected.hits["unedited facts"], unprojected.hits["unedited facts"])
-held, held_low, held_high = ahead(projected.hits["all edits"], unprojected.hits["all edits"])
+kept, kept_low, kept_high = paired(projected.hits["unedited facts"], unprojected.hits["unedited facts"])
+held, held_low, held_high = paired(projected.hits["all edits"], unprojected.hits["all edits"])
 claim(
     "fang2024alphaedit.outlasts-rome",
     kept_low > 0 and held_low > 0,
@@ -324,8 +324,8 @@ claim(
 
 # %%
 cached = looks["GRACE"][-1]
-kept, kept_low, kept_high = ahead(cached.hits["unedited facts"], unprojected.hits["unedited facts"])
-held, held_low, held_high = ahead(cached.hits["all edits"], unprojected.hits["all edits"])
+kept, kept_low, kept_high = paired(cached.hits["unedited facts"], unprojected.hits["unedited facts"])
+held, held_low, held_high = paired(cached.hits["all edits"], unprojected.hits["all edits"])
 claim(
     "hartvigsen2022grace.outlasts-rome",
     kept_low > 0 and held_low > 0,

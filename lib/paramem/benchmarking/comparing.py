@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,21 +11,13 @@ import pandas as pd
 from paramem.benchmarking.bench import Bench
 from paramem.benchmarking.tasks import TASKS, Measure, Protocol
 from paramem.errors import BadInput, BadParameter
-from paramem.evaluation import bootstrap
+from paramem.evaluation.intervals import Span, span
 
 if TYPE_CHECKING:
     from paramem.taxonomy import Entry
 
 
 SHARES = ("edit success", "portability", "locality")
-
-
-class Span(NamedTuple):
-    """A mean and its 95 % bootstrap interval over edits."""
-
-    mean: float
-    low: float
-    high: float
 
 
 def measure_of(task: str, name: str, protocol: Protocol) -> Measure:
@@ -48,13 +40,6 @@ def per_edit(bench: Bench, editor: str, tasks: Sequence[str], name: str, protoco
         rows = rows if m.subgroup == "all" else rows[rows["subgroup"].eq(m.subgroup)]
         found.append(rows.groupby("request", sort=True)[m.column].mean().dropna())
     return pd.Series(pd.concat(found), dtype=np.float64)
-
-
-def span(values: Sequence[float] | np.ndarray | pd.Series, *, seed: int = 0, resamples: int = 2000) -> Span:
-    """Raises BadParameter when there is nothing to average."""
-    numbers = np.asarray(values, dtype=np.float64)
-    low, high = bootstrap(numbers, np.random.default_rng(seed), resamples=resamples)
-    return Span(float(numbers.mean()), low, high)
 
 
 def mean(bench: Bench, editor: str, tasks: Sequence[str], name: str, protocol: Protocol = "generated") -> Span:

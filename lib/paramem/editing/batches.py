@@ -18,7 +18,6 @@ from torch import Tensor
 
 from paramem.errors import BadInput
 from paramem.evaluation import Baseline, evaluate
-from paramem.evaluation.intervals import bootstrap
 from paramem.facts import EditRequest, FrozenDict, Probe
 from paramem.interventions import WeightDelta
 from paramem.material import edits_for, world_behind
@@ -148,12 +147,6 @@ def written(lm: LM, requests: Sequence[EditRequest], edit: WeightDelta) -> np.nd
     with edit.applied(lm) as edited:
         scores = edited.score([each.prompt for each in requests], [each.target_new for each in requests], batch_size=64)
     return scores.exact.double().cpu().numpy()
-
-
-def paired(one: np.ndarray, other: np.ndarray, *, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of ``one`` minus ``other`` over the same items, and its 95 % bootstrap interval."""
-    gap = np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)
-    return float(gap.mean()), *bootstrap(gap, np.random.default_rng(seed))
 
 
 def moved_outputs(W: Tensor, change: Tensor, C: Tensor) -> float:

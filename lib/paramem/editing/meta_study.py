@@ -22,7 +22,7 @@ from paramem.editing.outer_products import (
     weight_delta,
 )
 from paramem.errors import BadInput
-from paramem.evaluation.intervals import bootstrap
+from paramem.evaluation.intervals import Span, span
 from paramem.facts import EditRequest
 from paramem.interventions import Intervention, WeightDelta
 from paramem.models import LM
@@ -146,14 +146,6 @@ def asked_each(
     return pd.DataFrame(rows)
 
 
-def interval(values: Sequence[float] | NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:
-    """Mean and 95 % bootstrap interval over edits, of the values that are numbers."""
-    found = np.asarray(values, dtype=np.float64)
-    found = found[~np.isnan(found)]
-    low, high = bootstrap(found, np.random.default_rng(seed))
-    return float(found.mean()), low, high
-
-
-def paired(one: Mapping[str, float] | pd.Series, other: Mapping[str, float] | pd.Series) -> tuple[float, float, float]:
-    """Mean of ``one`` minus ``other`` over the requests of both, and its 95 % bootstrap interval."""
-    return interval((pd.Series(one) - pd.Series(other)).dropna().to_numpy())
+def by_request(one: Mapping[str, float] | pd.Series, other: Mapping[str, float] | pd.Series) -> Span:
+    """``one`` minus ``other`` over the requests of both."""
+    return span((pd.Series(one) - pd.Series(other)).to_numpy())

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from paramem.errors import BadParameter
 
 Interval = tuple[float, float]
+
+
+class Span(NamedTuple):
+    """A mean and its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
 
 
 def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
@@ -54,6 +63,19 @@ def bootstrap(
     resampled = (means * sizes)[drawn].sum(1) / sizes[drawn].sum(1)
     low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def span(values: ArrayLike, seed: int = 0) -> Span:
+    """The mean of the values that are numbers, and its interval over them. Raises BadParameter when none is."""
+    numbers = np.asarray(values, dtype=np.float64)
+    numbers = numbers[~np.isnan(numbers)]
+    low, high = bootstrap(numbers, np.random.default_rng(seed))
+    return Span(float(numbers.mean()), low, high)
+
+
+def paired(one: ArrayLike, other: ArrayLike, seed: int = 0) -> Span:
+    """``one`` minus ``other``, item by item; items that are no number on either side do not count."""
+    return span(np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64), seed)
 
 
 def chosen_on_the_other_half(values: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from paramem.editing.sequence import running
 from paramem.errors import BadInput
 from paramem.evaluation.answers import ask
-from paramem.evaluation.intervals import bootstrap
 from paramem.facts import EditRequest, Probe
 from paramem.interventions import Intervention, WeightDelta
 from paramem.material import edits_for, text_for, world_behind
@@ -245,10 +244,3 @@ def looked(looks: Sequence[Look]) -> pd.DataFrame:
         for measure, value in (("perplexity", look.perplexity), ("change of the weights", look.change)):
             rows.append({"editor": look.editor, "n": look.n, "measure": measure, "value": value, "items": 1})
     return pd.DataFrame(rows)
-
-
-def ahead(one: Hits, other: Hits, seed: int = 0) -> tuple[float, float, float]:
-    """How much more often ``one`` is right than ``other``, item by item: mean and 95 % interval of the difference."""
-    differences = one.astype(float) - other.astype(float)
-    low, high = bootstrap(differences, np.random.default_rng(seed))
-    return float(differences.mean()), low, high

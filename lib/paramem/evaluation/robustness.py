@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from paramem.errors import BadInput
-from paramem.evaluation.intervals import bootstrap
+from paramem.evaluation.intervals import Span, paired
 from paramem.evaluation.over_time import right
 from paramem.facts import EditRequest, Fact, Probe, fill
 from paramem.interventions import Intervention
@@ -104,14 +104,7 @@ def ask_forms(
     return pd.DataFrame(rows)
 
 
-def paired(one: Sequence[float], other: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
-    """Mean of the differences, item by item, with its 95 % bootstrap interval."""
-    differences = np.asarray(one, float) - np.asarray(other, float)
-    low, high = bootstrap(differences, np.random.default_rng(seed))
-    return float(differences.mean()), low, high
-
-
-def paired_forms(table: pd.DataFrame, one: str, others: Sequence[str], seed: int = 0) -> tuple[float, float, float]:
+def paired_forms(table: pd.DataFrame, one: str, others: Sequence[str], seed: int = 0) -> Span:
     """How much more often an edit is answered in one form than in others, edit by edit: mean and 95 % interval."""
     wide = table.pivot(index="request", columns="form", values="right")
     both = pd.DataFrame({"one": wide[one], "others": wide[list(others)].mean(axis=1)}).dropna()
