@@ -221,6 +221,15 @@ def test_files_are_checked_against_the_lists(demo: Project) -> None:
     assert "there is no notebooks/editing/demo.ipynb" in findings(demo)
 
 
+def test_what_is_drawn_afresh_needs_no_folder(demo: Project) -> None:
+    put_notebook(demo)
+    path = demo.taxonomy / "notebooks.yaml"
+    path.write_text(path.read_text().replace("bed-b", "fresh-gpt2-s1"))
+    assert "no bundled testbed" not in findings(demo)
+    path.write_text(path.read_text().replace("fresh-gpt2-s1", "fresh-gpt2"))
+    assert "there is no bundled testbed 'fresh-gpt2'" in findings(demo)
+
+
 def test_results_that_do_not_belong_are_findings(executed: Project) -> None:
     path = executed.results_path("editing/demo")
     assert [str(each) for each in check_files(executed, load_taxonomy(executed))] == []

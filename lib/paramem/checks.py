@@ -8,6 +8,7 @@ from paramem.bibliography import Bibliography, read_papers
 from paramem.errors import ParamemError
 from paramem.findings import Finding, unknown
 from paramem.formatting import check_layout
+from paramem.fresh import is_fresh
 from paramem.literature import (
     check_bibliography,
     check_filled_in,
@@ -98,7 +99,7 @@ def check_files(project: Project, taxonomy: Taxonomy, reading: Reading | None = 
             yield Finding(where=path.relative_to(project.root).as_posix(), what="belongs to no listed notebook")
     for name in sorted(listed & files):
         for testbed in taxonomy.testbeds_of(name):
-            if not (project.testbeds / testbed.split("@")[0]).is_dir():
+            if not is_fresh(testbed) and not (project.testbeds / testbed.split("@")[0]).is_dir():
                 yield Finding(where=f"taxonomy/notebooks.yaml: {name}", what=f"there is no bundled testbed {testbed!r}")
         yield from _testbed_rows(project, name, taxonomy, reading)
 
