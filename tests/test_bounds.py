@@ -60,12 +60,19 @@ def test_parity_with_the_published_code(each: dict[str, float]) -> None:
 
 
 def test_the_end_of_a_code_is_paid_for() -> None:
-    assert prefix_free_bits(1024.0) == 1024 + 2 * 10
-    assert prefix_free_bits(1024.0, 7) == 1024 + 2 * 10 + 7
-    assert prefix_free_bits(0.0) == 0
-    lengths = [math.ceil(prefix_free_bits(float(k))) for k in range(1, 400)]
-    kraft = sum(2.0**k * 2.0**-length for k, length in zip(range(1, 400), lengths, strict=True))
-    assert kraft < 1.65, "the lengths are those of a prefix-free code up to a constant: sum of 1/k^2"
+    end = math.log2(math.pi**2 / 6)
+    assert prefix_free_bits(1024.0) == pytest.approx(1024 + 2 * 10 + end)
+    assert prefix_free_bits(1024.0, 7) == pytest.approx(1024 + 2 * 10 + 7 + end)
+    assert prefix_free_bits(0.0) == pytest.approx(end)
+
+
+def test_the_prior_is_one_and_without_the_end_it_is_not() -> None:
+    """2^C codes of every length C: their probabilities 2^-bits sum to at most 1 (Kraft's inequality)."""
+    lengths = np.arange(1, 200_000, dtype=float)
+    sum_of = lambda bits: float(np.exp2(lengths - bits).sum())  # noqa: E731
+    assert 0.9999 < sum_of(np.array([prefix_free_bits(each) for each in lengths])) <= 1
+    assert sum_of(lengths + 2 * np.log2(lengths)) > 1.6, "the control: C + 2 log2 C alone"
+    assert sum_of(lengths) > 1e5, "the control: C alone"
 
 
 def test_hoeffding_needs_14979_documents_for_a_gap_of_one_hundredth() -> None:
@@ -129,7 +136,8 @@ def test_a_document_s_bits_lie_in_the_interval_whatever_the_model_says(
     logprobs: list[float], alpha: float, vocabulary: int
 ) -> None:
     interval = smoothed_interval(alpha, vocabulary)
-    [bpd] = bits_per_dimension([torch.tensor(logprobs, dtype=torch.float64)], alpha, vocabulary).tolist()
+    said = torch.tensor(logprobs, dtype=torch.float64)
+    [bpd] = bits_per_dimension(said, torch.tensor([len(said)]), alpha, vocabulary).tolist()
     assert interval.low - 1e-9 <= bpd <= interval.high + 1e-9
     ends = smoothed_bits(torch.tensor([0.0, -math.inf]), alpha, vocabulary).tolist()
     assert ends == pytest.approx([interval.low, interval.high], abs=1e-9), "both ends are reached"
@@ -137,7 +145,7 @@ def test_a_document_s_bits_lie_in_the_interval_whatever_the_model_says(
 
 def test_bits_per_dimension_are_means_over_documents_and_not_over_tokens() -> None:
     sure, unsure = torch.zeros(9), torch.full((1,), -10.0)
-    each = bits_per_dimension([sure, unsure], 0.1, 100)
+    each = bits_per_dimension(torch.cat([sure, unsure]), torch.tensor([9, 1]), 0.1, 100)
     assert each[0] == pytest.approx(float(smoothed_bits(sure, 0.1, 100).mean()))
     pooled = float(smoothed_bits(torch.cat([sure, unsure]), 0.1, 100).mean())
     assert float(each.mean()) > pooled + 0.5
@@ -145,25 +153,26 @@ def test_bits_per_dimension_are_means_over_documents_and_not_over_tokens() -> No
 
 def test_the_choice_of_alpha_is_paid_for_once() -> None:
     generator = torch.Generator().manual_seed(0)
-    documents = [-torch.rand(20, generator=generator) * 4 for _ in range(50)]
-    best = best_smoothed_bound(documents, 1000, 500.0, 10_000, 0.05)
+    said, lengths = -torch.rand(1000, generator=generator) * 4, torch.full((50,), 20)
+    best = best_smoothed_bound(said, lengths, 1000, 500.0, 10_000, 0.05)
     by_hand = [
         subsampled_bound(
-            float(bits_per_dimension(documents, a, 1000).mean()),
+            float(bits_per_dimension(said, lengths, a, 1000).mean()),
             smoothed_interval(a, 1000).length,
             500.0 + math.ceil(math.log2(len(ALPHAS))),
             10_000,
             50,
             0.05,
+            sample_bits=math.ceil(math.log2(len(ALPHAS))),
         )
         for a in ALPHAS
     ]
     assert best.bound == pytest.approx(min(by_hand))
     assert best.alpha == ALPHAS[int(np.argmin(by_hand))]
-    alone = best_smoothed_bound(documents, 1000, 500.0, 10_000, 0.05, alphas=[best.alpha])
+    alone = best_smoothed_bound(said, lengths, 1000, 500.0, 10_000, 0.05, alphas=[best.alpha])
     assert alone.bound < best.bound, "an alpha fixed beforehand costs nothing"
     assert not best.vacuous
-    assert best_smoothed_bound(documents, 1000, 1e7, 10_000, 0.05).vacuous
+    assert best_smoothed_bound(said, lengths, 1000, 1e7, 10_000, 0.05).vacuous
 
 
 @pytest.mark.parametrize(
@@ -182,9 +191,10 @@ def test_the_choice_of_alpha_is_paid_for_once() -> None:
         (lambda: hoeffding_samples(0.0, 0.05), "gap=0.0"),
         (lambda: smoothed_interval(0.0, 10), "alpha=0.0"),
         (lambda: smoothed_interval(0.5, 1), "vocabulary=1"),
-        (lambda: bits_per_dimension([], 0.5, 10), "no documents"),
-        (lambda: bits_per_dimension([torch.zeros(0)], 0.5, 10), "no token"),
-        (lambda: best_smoothed_bound([torch.zeros(3)], 10, 5, 9, 0.1, subsample=False), "1 documents"),
+        (lambda: bits_per_dimension(torch.zeros(0), torch.zeros(0, dtype=torch.long), 0.5, 10), "no documents"),
+        (lambda: bits_per_dimension(torch.zeros(2), torch.tensor([2, 0]), 0.5, 10), "no token"),
+        (lambda: bits_per_dimension(torch.zeros(2), torch.tensor([3]), 0.5, 10), "3 tokens in all"),
+        (lambda: best_smoothed_bound(torch.zeros(3), torch.tensor([3]), 10, 5, 9, 0.1, subsample=False), "1 documents"),
     ],
 )
 def test_what_no_theorem_covers_is_refused(call, message: str) -> None:

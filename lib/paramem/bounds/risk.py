@@ -22,6 +22,7 @@ for all h at once, and never lies below ``empirical_risk``. Logarithms are natur
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from scipy.optimize import minimize_scalar
 
@@ -29,14 +30,16 @@ from paramem.errors import BadParameter
 
 
 def prefix_free_bits(compressed_bits: float, extra_bits: float = 0.0) -> float:
-    """The length of a self-delimiting code of something compressed into ``compressed_bits``: C + 2 log2 C, and extra.
+    """The length of a self-delimiting code of something compressed into C bits: C + 2 log2 C + c, and ``extra_bits``.
 
-    The two logarithms pay for saying where the code ends (lotfi2023nonvacuous, section 4.1). ``extra_bits`` pays for
-    what was searched beside the weights: ceil(log2 k) for a choice among k.
+    The two logarithms pay for saying where the code ends (lotfi2023nonvacuous, section 4.1). c = log2(pi^2 / 6), less
+    than one bit, makes the prior 2^-length sum to one over all codes of all lengths C = 1, 2, ...: there are 2^C of
+    length C, and 1 / C^2 sums to pi^2 / 6. ``extra_bits`` pays for what was searched beside the weights: ceil(log2 k)
+    for a choice among k.
     """
-    if not compressed_bits >= 0 or not extra_bits >= 0:
-        raise BadParameter(f"compressed_bits={compressed_bits}, extra_bits={extra_bits}: numbers of bits, 0 or more.")
-    return compressed_bits + 2 * math.log2(max(compressed_bits, 1.0)) + extra_bits
+    if not 0 <= compressed_bits < math.inf or not 0 <= extra_bits < math.inf:
+        raise BadParameter(f"compressed_bits={compressed_bits}, extra_bits={extra_bits}: finite numbers, 0 or more.")
+    return compressed_bits + 2 * math.log2(max(compressed_bits, 1.0)) + math.log2(math.pi**2 / 6) + extra_bits
 
 
 def bits_of_choice(n_choices: int) -> int:
@@ -57,21 +60,49 @@ def finite_hypothesis_bound(
     return empirical_risk + loss_range * _deviation(complexity_bits, delta, m)
 
 
-def subsampled_bound(
-    empirical_risk: float, loss_range: float, complexity_bits: float, m: int, n: int, delta: float
-) -> float:
-    """The bound when the empirical risk is a mean over n of the m documents only. Eq. (3), lotfi2023nonvacuous.
+class Terms(NamedTuple):
+    """What a bound adds to the empirical risk: for choosing the model by m documents, for reading its risk off n."""
+
+    model: float
+    sample: float
+
+
+def subsampled_terms(
+    loss_range: float, complexity_bits: float, m: int, n: int, delta: float, *, sample_bits: float = 0.0
+) -> Terms:
+    """The two terms that Eq. (3), lotfi2023nonvacuous, adds to the empirical risk.
 
     Two things can fail, the m documents and the n draws (with replacement) from them; s = n / (n + m) of delta is spent
-    on the first. The second needs no union over models, because the draws come after the training.
+    on the first. The second needs no union over models, because the draws come after the training; what is chosen by
+    looking at the n draws themselves (alpha, or one of several trained models) is named in ``sample_bits`` and does.
     """
-    _check(empirical_risk, loss_range, complexity_bits, delta, m=m, n=n)
+    _check(0.0, loss_range, complexity_bits, delta, m=m, n=n)
+    _check(0.0, loss_range, sample_bits, delta)
     if n > m:
         raise BadParameter(f"n={n} documents cannot be a subsample of m={m}: draw at most m.")
     s = n / (n + m)
-    return empirical_risk + loss_range * (
-        _deviation(complexity_bits, s * delta, m) + _deviation(0.0, (1 - s) * delta, n)
-    )
+    model, sample = _deviation(complexity_bits, s * delta, m), _deviation(sample_bits, (1 - s) * delta, n)
+    return Terms(loss_range * model, loss_range * sample)
+
+
+def subsampled_bound(
+    empirical_risk: float,
+    loss_range: float,
+    complexity_bits: float,
+    m: int,
+    n: int,
+    delta: float,
+    *,
+    sample_bits: float = 0.0,
+) -> float:
+    """The bound when the empirical risk is a mean over n of the m documents only. Eq. (3), lotfi2023nonvacuous.
+
+    R(h) <= R^^(h) + Delta sqrt((log 1/P(h) + log 1/(s delta)) / 2m) + Delta sqrt(log 1/((1 - s) delta) / 2n), with
+    s = n / (n + m). ``sample_bits``: see `subsampled_terms`; 0 is the equation as it stands.
+    """
+    _check(empirical_risk, loss_range, complexity_bits, delta)
+    terms = subsampled_terms(loss_range, complexity_bits, m, n, delta, sample_bits=sample_bits)
+    return empirical_risk + (terms.model + terms.sample)
 
 
 def _deviation(bits: float, delta: float, samples: int) -> float:

@@ -46,19 +46,28 @@ def smoothed_bits(logprobs: Tensor, alpha: float, vocabulary: int) -> Tensor:
     return -torch.log2((1 - alpha) * logprobs.double().exp() + alpha / vocabulary)
 
 
-def bits_per_dimension(documents: Sequence[Tensor], alpha: float, vocabulary: int) -> Tensor:
-    """BPD(h, X) of each document, (documents,): its smoothed bits divided by its length.
+def document_means(values: Tensor, lengths: Tensor) -> Tensor:
+    """Mean of each document's values, (documents,), float64.
 
-    documents: for each the log-probabilities of its tokens, (tokens,).
+    values: of all tokens, document after document, (tokens,). lengths: how many each document has, (documents,).
     """
-    if not documents:
+    if not len(lengths):
         raise BadInput("no documents: the empirical risk is a mean over at least one.")
-    lengths = torch.tensor([len(each) for each in documents])
-    if not bool(lengths.all()):
+    if not bool((lengths > 0).all()):
         raise BadInput(f"document {int(lengths.argmin())} has no token.")
-    owner = torch.repeat_interleave(torch.arange(len(documents)), lengths)
-    bits = smoothed_bits(torch.cat([each.flatten() for each in documents]), alpha, vocabulary)
-    return torch.zeros(len(documents), dtype=torch.float64).index_add(0, owner, bits.cpu()) / lengths
+    if values.shape != (int(lengths.sum()),):
+        raise BadInput(f"values of shape {tuple(values.shape)} for documents of {int(lengths.sum())} tokens in all.")
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths.cpu())
+    sums = torch.zeros(len(lengths), dtype=torch.float64).index_add(0, owner, values.double().cpu())
+    return sums / lengths.cpu()
+
+
+def bits_per_dimension(logprobs: Tensor, lengths: Tensor, alpha: float, vocabulary: int) -> Tensor:
+    """BPD(h, X) of each document, (documents,): its smoothed bits divided by its length. Section 4.3.
+
+    logprobs: natural log-probabilities of all tokens, document after document, (tokens,). lengths: (documents,).
+    """
+    return document_means(smoothed_bits(logprobs, alpha, vocabulary), lengths)
 
 
 class SmoothedBound(NamedTuple):
@@ -77,7 +86,8 @@ class SmoothedBound(NamedTuple):
 
 
 def best_smoothed_bound(
-    documents: Sequence[Tensor],
+    logprobs: Tensor,
+    lengths: Tensor,
     vocabulary: int,
     complexity_bits: float,
     m: int,
@@ -85,26 +95,28 @@ def best_smoothed_bound(
     *,
     alphas: Sequence[float] = ALPHAS,
     subsample: bool = True,
+    sample_bits: float = 0.0,
 ) -> SmoothedBound:
     """The bound of Eq. (3) (or Eq. (1), where all m documents were looked at) with the alpha that makes it smallest.
 
     Naming one of the alphas costs ceil(log2 k) bits; they are added here, once, and must not stand in
-    ``complexity_bits``. subsample: the documents are draws from the m, not all of them.
+    ``complexity_bits``. Because alpha is chosen by looking at the subsample, the term for it is a union over the alphas
+    too. subsample: the documents are draws from the m, not all of them. sample_bits: what else was chosen by looking at
+    the subsample.
     """
-    bits = complexity_bits + bits_of_choice(len(alphas))
-    if not subsample and len(documents) != m:
-        raise BadInput(
-            f"{len(documents)} documents are given, and m={m}: give all of them, or say that they are a part."
-        )
+    choice, n = bits_of_choice(len(alphas)), len(lengths)
+    if not subsample and n != m:
+        raise BadInput(f"{n} documents are given, and m={m}: give all of them, or say that they are a part.")
     found = []
     for alpha in alphas:
-        interval = smoothed_interval(alpha, vocabulary)
-        risk = float(bits_per_dimension(documents, alpha, vocabulary).mean())
+        length = smoothed_interval(alpha, vocabulary).length
+        risk = float(bits_per_dimension(logprobs, lengths, alpha, vocabulary).mean())
+        bits = complexity_bits + choice
         if subsample:
-            bound = subsampled_bound(risk, interval.length, bits, m, len(documents), delta)
+            bound = subsampled_bound(risk, length, bits, m, n, delta, sample_bits=sample_bits + choice)
         else:
-            bound = finite_hypothesis_bound(risk, interval.length, bits, m, delta)
-        found.append(SmoothedBound(bound, alpha, risk, interval.length, bound >= math.log2(vocabulary)))
+            bound = finite_hypothesis_bound(risk, length, bits, m, delta)
+        found.append(SmoothedBound(bound, alpha, risk, length, bound >= math.log2(vocabulary)))
     return min(found)
 
 

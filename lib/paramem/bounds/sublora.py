@@ -64,10 +64,6 @@ class SubLoraSettings:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.rank is None and self.dimension is None:
-            raise BadParameter(
-                "rank and dimension are both None: that is the whole model, which compresses to nothing."
-            )
         for name in ("rank", "dimension"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise BadParameter(f"{name}={value}: at least 1, or None to leave it out.")
@@ -145,23 +141,23 @@ class SubLora:
             at += (a + b) * r
         return found
 
-    def logprobs(self, w: Tensor, batch: Batch) -> Tensor:
-        """Natural log-probability of every token of the batch but the first, given those before it, (B, T - 1)."""
-        arguments = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
+    def logits(self, w: Tensor, batch: Batch) -> Tensor:
+        """Logits at every token but the last, (B, T - 1, V)."""
+        arguments = {"input_ids": batch.input_ids, "attention_mask": None, "use_cache": False}
         tie = self.settings.rank is None  # all parameters are moved, each tied pair as one
         output = functional_call(self.lm.model, self.weights(w), (), arguments, tie_weights=tie)
-        said: Tensor = output.logits[:, :-1].log_softmax(-1)
-        return said.gather(2, batch.input_ids[:, 1:, None])[..., 0]
+        found: Tensor = output.logits[:, :-1]
+        return found
 
-    def documents(self, w: Tensor, batch: Batch) -> list[Tensor]:
-        """The log-probabilities of each document's own tokens, for the empirical risk."""
-        real = batch.attention_mask[:, 1:].bool()
-        return [row[mask] for row, mask in zip(self.logprobs(w, batch), real, strict=True)]
+    def logprobs(self, w: Tensor, batch: Batch) -> Tensor:
+        """Natural log-probability of every token of the batch but the first, given those before it, (B, T - 1)."""
+        logits = self.logits(w, batch)
+        return logits.gather(2, batch.input_ids[:, 1:, None])[..., 0] - logits.logsumexp(-1)
 
     def loss(self, w: Tensor, batch: Batch) -> Tensor:
         """Mean negative log-likelihood of the batch's tokens, nats."""
-        real = batch.attention_mask[:, 1:].bool()
-        return -self.logprobs(w, batch)[real].mean()
+        targets = batch.input_ids[:, 1:].masked_fill(batch.attention_mask[:, 1:] == 0, -100)
+        return torch.nn.functional.cross_entropy(self.logits(w, batch).flatten(0, 1), targets.flatten())
 
 
 @dataclass(frozen=True, eq=False)
