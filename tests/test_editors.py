@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from grounds import LAYER, NEIGHBOURS, REQUEST, SECOND, UNTOUCHED, made, make, model, trained
+from grounds import LAYER, NEIGHBOURS, REQUEST, SECOND, SMALL, UNTOUCHED, made, make, model, trained
 from known import TEXTS
 from paramem.errors import BadInput, BadParameter, EmptyTarget, SubjectNotInPrompt
 from paramem.facts import EditRequest
@@ -149,6 +150,26 @@ def test_edits_that_cannot_be_made_are_refused_before_anything_changes(
     if {"layer", "layers"} & set(each.settings_class().__dataclass_fields__):
         with pytest.raises(BadParameter, match="layer"):
             attempt(REQUEST, layer=99)
+    assert lm.fingerprint() == fingerprint
+
+
+@by_editor
+def test_a_model_without_the_module_is_refused_before_anything_changes(each: Method) -> None:
+    """One whose blocks have none of the matrices that are edited; who changes no matrix needs none."""
+    lm, learned = model(each, "gpt2"), trained(each, "gpt2")
+    without = lm.with_(arch=replace(lm.arch, layout=replace(lm.arch.layout, weights={"attn_out": "attn.c_proj"})))
+    fingerprint = lm.fingerprint()
+
+    def attempt(on: LM) -> None:
+        settings = SMALL.get(each.name, {})
+        each.edit(on, REQUEST, layer=LAYER, texts=TEXTS["en"], facts=UNTOUCHED, trained=learned, **settings)
+
+    if each.phase == "recognition":
+        attempt(without)
+    else:
+        with pytest.raises((BadParameter, BadInput), match=r"no weight|other sizes"):
+            attempt(without)
+        attempt(lm)  # the control
     assert lm.fingerprint() == fingerprint
 
 

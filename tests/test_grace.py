@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from edits import REQUESTS
 from families import FAMILIES, make_lm
-from paramem.editing.grace import Codebook, GraceSettings, arrange, grace, grace_each, learn_values, query
+from paramem.editing.codebook import Codebook
+from paramem.editing.grace import GraceSettings, arrange, grace, grace_each, learn_values, query
 from paramem.editing.radius import RadiusCurve
 from paramem.editing.sequence import asking_unedited
 from paramem.errors import BadInput, BadParameter, IncompatibleIntervention

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,10 +96,37 @@ def test_only_the_chosen_matrices_change_by_the_rank(matrices: str, layers: tupl
     assert all(int(torch.linalg.matrix_rank(part.dense())) <= 2 for part in delta.parts.values())
 
 
-def test_before_the_first_step_nothing_changes() -> None:
-    lm = tiny()
+@pytest.mark.parametrize("adapter", ["lora", "adalora"])
+def test_before_the_first_step_nothing_changes(adapter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What peft puts into the model leaves it the old one, bit for bit, until an optimiser steps."""
+    lm, logits = tiny(), []
+    batch = lm.encode([request(0).prompt], [request(0).target_new])
+    plain = lm.logits(batch)
+    step = torch.optim.Adam.step
+
+    def look(self: torch.optim.Adam) -> None:
+        with torch.no_grad():
+            logits.append(lm.logits(batch))
+        step(self)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", look)
+    low_rank(lm, [request(0)], settings(adapter=adapter, steps=10))
+    assert torch.equal(logits[0], plain)
+    assert not torch.equal(logits[-1], plain), "the control: after a few steps it is another model"
     delta = low_rank(lm, [request(0)], settings(stop_below=1e9))
     assert all(not bool(part.dense().any()) for part in delta.parts.values())
+
+
+def test_matrices_that_a_model_does_not_have_are_named() -> None:
+    lm = tiny()
+
+    def with_weights(*roles: str) -> LM:
+        weights = {role: path for role, path in lm.arch.layout.weights.items() if role in roles}
+        return lm.with_(arch=replace(lm.arch, layout=replace(lm.arch.layout, weights=weights)))
+
+    with pytest.raises(BadParameter, match=r"no weight q or v or qkv; there are up, down"):
+        adapted(with_weights("up", "down"), settings(matrices="attention"))
+    assert adapted(with_weights("up"), settings(matrices="mlp", layers=(1,))) == [(1, "up")], "the control: one is left"
 
 
 def test_allocation_moves_ranks_to_their_budget() -> None:

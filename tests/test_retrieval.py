@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import string
 import sys
+from types import ModuleType
+from typing import ClassVar
 
+import numpy as np
 import pytest
 
 from paramem.editing.retrieval import index, nearest
@@ -43,3 +47,36 @@ def test_unknown_names_and_missing_packages_are_told(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(BadInput, match=r"not installed: pip install 'paramem\[st\]'"):
         index("st:some-model", TEXTS)
+
+
+class StandIn:
+    """A sentence model that counts letters: what the real one is asked for, without its weights."""
+
+    loaded: ClassVar[list[str]] = []
+
+    def __init__(self, name: str) -> None:
+        if name == "nowhere":
+            raise OSError("no such folder")
+        self.loaded.append(name)
+
+    def encode(self, texts: list[str], *, normalize_embeddings: bool, show_progress_bar: bool) -> np.ndarray:
+        assert normalize_embeddings
+        assert not show_progress_bar
+        counts = np.array([[text.lower().count(letter) for letter in string.ascii_lowercase] for text in texts])
+        return (counts / np.linalg.norm(counts, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_sentence_embeddings_are_compared_by_cosine_and_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = ModuleType("sentence_transformers")
+    monkeypatch.setattr(package, "SentenceTransformer", StandIn, raising=False)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", package)
+    found = index("st:letters", TEXTS)
+    assert found.similarities(TEXTS).diagonal() == pytest.approx(1.0)
+    assert found.similarities(TEXTS).dtype == np.float64
+    assert found.similarities(["lyon in born was berg ada"])[0].argmax() == 0, "an anagram has the same letters"
+    assert nearest(found, "lutes play, Ada Berg", 1) == [1]
+    assert index("tfidf", TEXTS).similarities(["nrob"]).max() == 0, "the control: words, which it has none of"
+    index("st:letters", TEXTS[:2])
+    assert StandIn.loaded == ["letters"], "the model is loaded once"
+    with pytest.raises(BadInput, match="no sentence-transformers model 'nowhere': no such folder"):
+        index("st:nowhere", TEXTS)

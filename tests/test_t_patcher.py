@@ -10,8 +10,8 @@ import torch
 
 from edits import REQUESTS
 from families import FAMILIES, make_lm
+from paramem.editing.added_neurons import AddedNeurons
 from paramem.editing.t_patcher import (
-    AddedNeurons,
     PatcherSettings,
     memory_states,
     mistakes,

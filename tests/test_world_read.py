@@ -21,8 +21,6 @@ from paramem.world.read import (
     ANSWER,
     FIRST,
     MAIN,
-    REFUSAL,
-    Rules,
     Writer,
     encoder,
     recipe,
@@ -30,6 +28,7 @@ from paramem.world.read import (
     texts,
     tokenizer,
 )
+from paramem.world.read_rules import REFUSAL, Rules
 from paramem.world.reading import DISTRACTIONS, KINDS, NEEDS_TWO, measure, questions, readings, refusals, statements
 from paramem.world.recipe import Draw
 from paramem.world.training import build_model

@@ -124,9 +124,16 @@ class LowRankSettings:
 
 
 def adapted(lm: LM, settings: LowRankSettings) -> list[tuple[int, str]]:
-    """(layer, role) of every matrix that gets an adapter; raises `BadParameter` for layers that do not exist."""
+    """(layer, role) of every matrix that gets an adapter.
+
+    Raises BadParameter for layers that do not exist, and for matrices none of which the model has under such a name.
+    Families fuse some of them: those that are there count.
+    """
     layers = settings.layers or tuple(range(lm.n_layers))
     roles = [role for role in ROLES[settings.matrices] if role in lm.arch.layout.weights]
+    if not roles:
+        wanted, there = " or ".join(ROLES[settings.matrices]), ", ".join(lm.arch.layout.weights)
+        raise BadParameter(f"matrices={settings.matrices!r}: {lm.name} has no weight {wanted}; there are {there}.")
     for layer in layers:
         if not 0 <= layer < lm.n_layers:
             raise BadParameter(f"layer={layer}: {lm.name} has layers 0 to {lm.n_layers - 1}.")
@@ -156,7 +163,7 @@ def low_rank(lm: LM, requests: Sequence[EditRequest], settings: LowRankSettings)
         blocks, start = lm.blocks(batch), places[0][0]
     rows, columns, tokens = asked(batch, settings.objective)
     share = (1.0 / torch.bincount(rows, minlength=len(batch)))[rows] / len(batch)
-    with _adapters(lm, places, settings) as tuner:
+    with fresh_adapters(lm, places, settings) as tuner:
         parameters = [parameter for parameter in lm.model.parameters() if parameter.requires_grad]
         optimiser = torch.optim.Adam(parameters, lr=settings.lr)
         for step in range(1, settings.steps + 1):
@@ -175,13 +182,21 @@ def low_rank(lm: LM, requests: Sequence[EditRequest], settings: LowRankSettings)
         return WeightDelta(dict(_factors(lm, places)))
 
 
+def low_rank_each(lm: LM, requests: Sequence[EditRequest], settings: LowRankSettings) -> list[WeightDelta]:
+    """Every request as an edit of its own, trained side by side; raises as `low_rank`."""
+    from paramem.editing.adapters_abreast import adapters_each
+
+    many = check_requests(lm, requests, sorted({layer for layer, _ in adapted(lm, settings)}), together=False)
+    return adapters_each(lm, many, settings)
+
+
 def ranks(delta: WeightDelta) -> dict[str, int]:
     """The rank that each matrix got, by parameter name; matrices whose update is zero have no part."""
     return {name: part.rank for name, part in delta.parts.items() if isinstance(part, LowRank)}
 
 
 @contextmanager
-def _adapters(lm: LM, places: Sequence[tuple[int, str]], settings: LowRankSettings) -> Iterator[LoraModel]:
+def fresh_adapters(lm: LM, places: Sequence[tuple[int, str]], settings: LowRankSettings) -> Iterator[LoraModel]:
     """Fresh adapters in the model, which come out again; nothing else of it changes."""
     needed_grad = [parameter.requires_grad for parameter in lm.model.parameters()]
     parameters = list(lm.model.parameters())

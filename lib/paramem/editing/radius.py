@@ -17,7 +17,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from paramem.editing.grace import SLACK, Codebook, distances, query
+from paramem.editing.codebook import SLACK, Codebook, distances
+from paramem.editing.grace import query
 from paramem.evaluation import Baseline, evaluate
 from paramem.facts import EditRequest
 from paramem.models import LM

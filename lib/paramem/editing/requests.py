@@ -27,8 +27,8 @@ def check_requests(
     layers, modules  the weight matrices that the editor is going to change, by layer and role
     together         whether all of them are made on one model: then no two may speak of one fact
 
-    Raises BadInput (no request; two that speak of one fact), EmptyTarget, SubjectNotInPrompt, BadParameter (a layer
-    that the model does not have), UnsupportedArchitecture (a module that it does not have).
+    Raises BadInput (no request; two that speak of one fact), EmptyTarget, SubjectNotInPrompt, BadParameter (a layer or
+    a module that the model does not have).
     """
     many = (requests,) if isinstance(requests, EditRequest) else tuple(requests)
     if not many:

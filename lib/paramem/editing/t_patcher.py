@@ -23,20 +23,20 @@ is read at the layer does not depend on earlier edits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers.activations import ACT2FN
 
 from paramem.arch import Site
+from paramem.editing.added_neurons import AddedNeurons
 from paramem.editing.requests import check_requests
 from paramem.errors import BadInput, BadParameter
 from paramem.facts import EditRequest
-from paramem.hooks import TokenLayout
-from paramem.interventions import ModulePatch
 from paramem.models import LM
 
 DEPARTURES = {
@@ -91,69 +91,6 @@ class PatcherSettings:
             )
         if self.top < 1 or self.memory < 1:
             raise BadParameter(f"top={self.top}, memory={self.memory}: at least one hidden state each.")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class AddedNeurons(ModulePatch):
-    """Neurons beside those of one feed-forward layer; they act at every token. No existing weight changes.
-
-    `owners` says which edit, counted from 0, each neuron was added for.
-    """
-
-    kind = "added_neurons"
-
-    keys: Tensor
-    biases: Tensor
-    values: Tensor
-    activation: str
-    owners: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.biases)
-
-    @property
-    def widths(self) -> tuple[int, int]:
-        return self.keys.shape[1], self.values.shape[1]
-
-    def inputs(self, queries: Tensor) -> Tensor:
-        """q k_p + b_p for each neuron: (..., d_model) to (..., neurons)."""
-        return queries @ self.keys.to(queries).T + self.biases.to(queries)
-
-    def added(self, queries: Tensor) -> Tensor:
-        """What the neurons add to the layer's output: (..., d_model) to (..., d_model)."""
-        found: Tensor = ACT2FN[self.activation](self.inputs(queries)) @ self.values.to(queries)
-        return found
-
-    def transform(self, query: Tensor, state: Tensor, layout: TokenLayout) -> Tensor:
-        return state + self.added(query)
-
-    def of(self, edits: Iterable[int]) -> AddedNeurons:
-        """The neurons of some edits. Those of the first n edits of a sequence are what there was after n edits."""
-        wanted = set(edits)
-        index = [place for place, owner in enumerate(self.owners) if owner in wanted]
-        return replace(
-            self,
-            keys=self.keys[index],
-            biases=self.biases[index],
-            values=self.values[index],
-            owners=tuple(self.owners[place] for place in index),
-        )
-
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        data: dict[str, Any] = {"reads": str(self.reads), "writes": str(self.writes), "activation": self.activation}
-        return data | {"owners": list(self.owners)}, {"keys": self.keys, "biases": self.biases, "values": self.values}
-
-    @classmethod
-    def from_state(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AddedNeurons:
-        return cls(
-            reads=Site.parse(data["reads"]),
-            writes=Site.parse(data["writes"]),
-            keys=tensors["keys"],
-            biases=tensors["biases"],
-            values=tensors["values"],
-            activation=data["activation"],
-            owners=tuple(data["owners"]),
-        )
 
 
 class Places(NamedTuple):
@@ -227,6 +164,47 @@ def memory_states(lm: LM, texts: Sequence[str], n: int) -> Memory:
     return Memory(found[chosen], owner[chosen], tuple(names))
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Objective:
+    """The four losses of new neurons, which see their own edit only; each is a mean over an edit's tokens or neurons,
+    summed over the edits."""
+
+    lm: LM
+    places: Places
+    hidden: Tensor  # (places, d_model) the stream behind the layer, without the new neurons
+    memory: Tensor  # (tokens, d_model)
+    own: Tensor  # (neurons, d_model) what the layer reads at the mistake of each
+    owner: Tensor  # (neurons,) the edit of each
+    excluded: Tensor  # (neurons, tokens) bool, memory that does not count for it
+    activation: str
+    settings: PatcherSettings
+
+    @cached_property
+    def same(self) -> Tensor:
+        """(places, neurons): whether a neuron belongs to the place's edit, as a number."""
+        return (self.places.edit[:, None] == self.owner[None]).to(self.hidden)
+
+    def shares(self, edit: Tensor) -> Tensor:
+        """Weights that give every edit the same sum, for tokens or neurons of these edits."""
+        counts = torch.bincount(edit, minlength=max(1, int(self.places.edit.max()) + 1))
+        return (1.0 / counts.clamp(min=1))[edit].to(self.hidden)
+
+    def __call__(self, keys: Tensor, biases: Tensor, values: Tensor) -> Tensor:
+        """l_e, l_a, l_m1, l_m2, (4,)."""
+        settings, each = self.settings, self.shares(self.owner)
+        fired = ACT2FN[self.activation](self.places.queries @ keys.T + biases) * self.same
+        said = self.lm.unembed(self.hidden + fired @ values).log_softmax(-1)
+        l_e = (-said.gather(1, self.places.tokens[:, None])[:, 0] * self.shares(self.places.edit)).sum()
+        here = (self.own * keys).sum(1) + biases
+        l_a = ((-here).exp() * each).sum()
+        there = (keys @ self.memory.T + biases[:, None]).masked_fill(self.excluded, -torch.inf)
+        # the same tokens are loudest in both losses
+        loudest = there.topk(min(settings.top, len(self.memory)), dim=1, sorted=False).values
+        l_m1 = ((loudest - settings.beta).exp().mean(1) * each).sum()
+        l_m2 = ((loudest - here[:, None] + settings.gamma).exp().mean(1) * each).sum()
+        return torch.stack([l_e, l_a, l_m1, l_m2])
+
+
 def train_neurons(
     lm: LM,
     places: Places,
@@ -244,45 +222,49 @@ def train_neurons(
         hidden = places.hidden if earlier is None else places.hidden + earlier.added(places.queries)
         wrong = lm.unembed(hidden).argmax(-1) != places.tokens
     own, owner = places.queries[wrong], places.edit[wrong]
-    same = (places.edit[:, None] == owner[None]).to(hidden)  # (places, neurons): neurons see their own edit only
-    edits = max(1, int(places.edit.max()) + 1)
-    share = (1.0 / torch.bincount(places.edit, minlength=edits).clamp(min=1))[places.edit].to(hidden)
-    each = (1.0 / torch.bincount(owner, minlength=edits).clamp(min=1))[owner].to(hidden)
-    excluded = ~usable[owner]  # (neurons, tokens)
     name = lm.arch.activation if settings.activation == "model" else "relu"
-    function, top = ACT2FN[name], min(settings.top, len(memory))
-
-    keys = (own / own.norm(dim=1, keepdim=True) ** 2).clone().requires_grad_(True)  # input 1 at its own mistake
-    biases = own.new_zeros(len(own), requires_grad=True)
-    values = torch.zeros_like(own, requires_grad=True)
-    parameters, losses = [keys, biases, values], []
-    optimiser = torch.optim.Adam(parameters, lr=settings.lr)
-    for _ in range(settings.steps if len(own) else 0):
-        inputs = places.queries @ keys.T + biases
-        said = lm.unembed(hidden + (function(inputs) * same) @ values).log_softmax(-1)
-        l_e = (-said.gather(1, places.tokens[:, None])[:, 0] * share).sum()
-        here = (own * keys).sum(1) + biases
-        l_a = ((-here).exp() * each).sum()
-        there = (keys @ memory.T + biases[:, None]).masked_fill(excluded, -torch.inf)
-        loudest = there.topk(top, dim=1, sorted=False).values  # the same tokens are loudest in both losses
-        l_m1 = ((loudest - settings.beta).exp().mean(1) * each).sum()
-        l_m2 = ((loudest - here[:, None] + settings.gamma).exp().mean(1) * each).sum()
-        losses.append(torch.stack([l_e, l_a, l_m1, l_m2]).detach())
-        loss = l_e + settings.fire * l_a + settings.silence * (l_m1 + l_m2)
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = gradient
-        optimiser.step()
-    reads, writes = (Site(kind, lm.n_layers - 1) for kind in ("mlp_in", "mlp_out"))
+    objective = Objective(
+        lm=lm,
+        places=places,
+        hidden=hidden,
+        memory=memory,
+        own=own,
+        owner=owner,
+        excluded=~usable[owner],
+        activation=name,
+        settings=settings,
+    )
+    keys, biases, values, losses = _trained(objective)
     found = AddedNeurons(
-        reads=reads,
-        writes=writes,
-        keys=keys.detach(),
-        biases=biases.detach(),
-        values=values.detach(),
+        reads=Site("mlp_in", lm.n_layers - 1),
+        writes=Site("mlp_out", lm.n_layers - 1),
+        keys=keys,
+        biases=biases,
+        values=values,
         activation=name,
         owners=tuple(owner.tolist()),
     )
-    return Trained(found, own, torch.stack(losses) if losses else own.new_zeros(0, 4))
+    return Trained(found, own, losses)
+
+
+def _trained(objective: Objective) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Keys, biases, values, and the losses by step, (steps, 4)."""
+    own, settings = objective.own, objective.settings
+    keys = (own / own.norm(dim=1, keepdim=True) ** 2).clone().requires_grad_(True)  # input 1 at its own mistake
+    biases = own.new_zeros(len(own), requires_grad=True)
+    values = torch.zeros_like(own, requires_grad=True)
+    weights = own.new_tensor([1.0, settings.fire, settings.silence, settings.silence])
+    parameters, losses = [keys, biases, values], list[Tensor]()
+    optimiser = torch.optim.Adam(parameters, lr=settings.lr)
+    for _ in range(settings.steps if len(own) else 0):
+        found = objective(keys, biases, values)
+        losses.append(found.detach())
+        gradients = torch.autograd.grad((weights * found).sum(), parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimiser.step()
+    history = torch.stack(losses) if losses else own.new_zeros(0, 4)
+    return keys.detach(), biases.detach(), values.detach(), history
 
 
 def t_patcher(lm: LM, requests: Sequence[EditRequest], settings: PatcherSettings, texts: Sequence[str]) -> AddedNeurons:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Literal
 from paramem.errors import BadParameter
 from paramem.world.cards import Measure
 from paramem.world.core import World, world
-from paramem.world.read import REFUSAL, Cell, Rules
+from paramem.world.read import Cell
+from paramem.world.read_rules import REFUSAL, Rules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

@@ -44,7 +44,7 @@ def known_alias(here: World, person: str) -> tuple[str, ...]:
 def _asks(here: World) -> Callable[[str, str], bool]:
     """(relation, subject) -> whether training asks for it; of worlds with questions."""
     if here.kind == "read":
-        from paramem.world.read import Rules as Reading
+        from paramem.world.read_rules import Rules as Reading
 
         return Reading(here).question_allowed
     if here.kind == "speak":
