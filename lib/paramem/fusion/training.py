@@ -1,0 +1,209 @@
+"""Continued training and supervised fine-tuning of a small model, all weights, on rows of tokens.
+
+    after = fine_tune(lm, infusion_rows(lm, here, split.parametric, InfusionSettings()), CONTINUED, seed=0)
+    tuned = fine_tune(after, answer_rows(tuned, questions), SUPERVISED, seed=0)
+
+Steps 3 and 4 of zhang2024fusion's pipeline: K_p is injected by continued training on its documents, with a paraphrase
+and eight question-answer pairs of each (section 5, after allenzhu2023extraction) or without; then the model is
+fine-tuned on the training questions. The model given stays as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from paramem.errors import BadInput, BadParameter, PromptTooLong
+from paramem.fusion.documents import Document, say
+from paramem.fusion.questions import Question
+from paramem.lm import LM
+from paramem.world.recipe import Row, Stage, batches, collate
+from paramem.world.training import optimiser
+
+if TYPE_CHECKING:
+    from paramem.world.core import World
+
+Augmentation: TypeAlias = Literal["none", "rewriting", "questions", "both"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfusionSettings:
+    """What continued training reads of each document.
+
+    augmentation  none: the document; rewriting: a paraphrase of it too; questions: question-answer pairs too; or both
+    pairs         question-answer pairs of a document, of the ten that a page of five sentences in two wordings allows
+    """
+
+    augmentation: Augmentation = "both"
+    pairs: int = 8
+
+    def __post_init__(self) -> None:
+        if self.pairs < 1:
+            raise BadParameter(f"pairs={self.pairs}: at least one question-answer pair; or choose another augmentation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """AdamW on all weights: linear warm-up, constant, then linear to (nearly) nothing; no weight decay.
+
+    passes: how often all rows are seen; tokens: of a step.
+    """
+
+    passes: float
+    lr: float
+    tokens: int = 1024
+    warmup: float = 0.1
+    decay_from: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.passes <= 0 or self.lr <= 0 or self.tokens < 1 or not 0 <= self.warmup <= 1:
+            raise BadParameter(f"{self}: passes, lr and tokens are positive, and warmup is a share of the steps")
+
+
+def infusion_rows(
+    lm: LM, here: World, documents: Sequence[Document], settings: InfusionSettings, seed: int = 0
+) -> list[Row]:
+    """Every document, its paraphrase and its question-answer pairs, each a row of its own; all tokens count alike."""
+    rng = random.Random(f"fusion/infusion/{seed}")
+    return [_text_row(lm, text) for document in documents for text in _texts(here, document, settings, rng)]
+
+
+def _texts(here: World, document: Document, settings: InfusionSettings, rng: random.Random) -> Iterator[str]:
+    """Draws the same numbers whatever the augmentation, so that variants differ in nothing else."""
+    paraphrase = " ".join(_reworded(here, document, rng))
+    pairs = rng.sample(question_pairs(here, document), min(settings.pairs, len(question_pairs(here, document))))
+    yield document.text
+    if settings.augmentation in ("rewriting", "both"):
+        yield paraphrase
+    if settings.augmentation in ("questions", "both"):
+        yield from (f"{question} {answer}." for question, answer in pairs)
+
+
+def _reworded(here: World, document: Document, rng: random.Random) -> Iterator[str]:
+    """The document's sentences in random order, each in another wording."""
+    for snippet in rng.sample(document.snippets, len(document.snippets)):
+        wordings = range(len(here.relation(snippet.attribute).templates["en"]))
+        others = [say(here, snippet.cell, snippet.object, wording).text for wording in wordings]
+        yield rng.choice([text for text in others if text != snippet.text])
+
+
+def question_pairs(here: World, document: Document) -> list[tuple[str, str]]:
+    """Every question about one of its sentences, in every wording, with the answer."""
+    return [
+        (wording.replace("{}", snippet.entity), snippet.object)
+        for snippet in document.snippets
+        for wording in here.relation(snippet.attribute).questions["en"]
+    ]
+
+
+def answer_rows(lm: LM, questions: Sequence[Question]) -> list[Row]:
+    """Each question behind its evidence, every part followed by its answer; the loss is that of answers and full stops.
+
+    Raises PromptTooLong when one does not fit into the context.
+    """
+    if not questions:
+        raise BadInput("there are no questions to train on")
+    turns = [(question, i) for question in questions for i in range(len(question.asked))]
+    batch = lm.encode(
+        [question.prompt(question.answers[:i]) for question, i in turns],
+        [f"{question.answers[i]}." for question, i in turns],
+    )
+    rows: list[Row] = []
+    starts, ends = batch.prompt_lengths.tolist(), batch.lengths.tolist()
+    for (_, i), ids, start, end in zip(turns, batch.input_ids.tolist(), starts, ends, strict=True):
+        before = list(rows.pop()[1]) if i else []
+        weights = before + [0.0] * (start - len(before)) + [1.0] * (end - start)
+        rows.append((ids[:end], weights))
+    return rows
+
+
+def _text_row(lm: LM, text: str) -> Row:
+    """A text between the tokens that begin and end one."""
+    batch = lm.encode([text])
+    ids = [*batch.input_ids[0].tolist(), int(lm.tokenizer.eos_token_id)]
+    if len(ids) > lm.max_length:
+        raise PromptTooLong(f"the text {text[:40]!r} has {len(ids)} tokens, the context {lm.max_length}: shorten it")
+    return ids, [1.0] * len(ids)
+
+
+def steps_per_pass(rows: Sequence[Row], settings: TrainSettings) -> int:
+    """Steps in which all rows are seen once."""
+    return max(1, round(n_tokens(rows) / settings.tokens))
+
+
+def plan(rows: Sequence[Row], settings: TrainSettings, seed: int) -> Iterator[tuple[float, list[Row]]]:
+    """(learning rate, batch) of every step: passes over all rows in random order, batches of rows of like length."""
+    each = steps_per_pass(rows, settings)
+    steps = max(1, round(settings.passes * each))
+    warmup = max(1, round(settings.warmup * steps))
+    stage = Stage(steps=steps, lr=settings.lr, warmup=warmup, decay_from=settings.decay_from, pool=each, cut="tokens")
+    rng = random.Random(f"fusion/order/{seed}")
+    for start in range(0, steps, each):
+        shuffled = rng.sample(rows, len(rows))
+        for number, batch in enumerate(batches(shuffled, stage, rng)[: steps - start], start):
+            yield stage.learning_rate(number), batch
+
+
+def fine_tune(
+    lm: LM,
+    rows: Sequence[Row],
+    settings: TrainSettings,
+    *,
+    seed: int = 0,
+    name: str = "",
+    watch: Callable[[float, LM], None] | None = None,
+) -> LM:
+    """A copy of the model after training on the rows. Raises BadInput without rows.
+
+    watch: called with the number of passes done and the model as it is, after every whole pass.
+    """
+    if not rows:
+        raise BadInput(f"{lm.name} is to be trained on no rows")
+    after = LM.of(copy.deepcopy(lm.model), lm.tokenizer, name or lm.name)
+    after.model.requires_grad_(True)
+    optim = optimiser(after.model, Stage(steps=1, lr=settings.lr, weight_decay=0.0))
+    each = steps_per_pass(rows, settings)
+    for done, (rate, batch) in enumerate(plan(rows, settings, seed), 1):
+        for group in optim.param_groups:
+            group["lr"] = rate
+        step(after, optim, *collate(batch))
+        if watch is not None and done % each == 0:
+            watch(done / each, after)
+    after.model.requires_grad_(False)
+    return after
+
+
+def step(lm: LM, optim: torch.optim.Optimizer, ids: Tensor, weights: Tensor) -> None:
+    """One step of the optimiser on the rows ids [B, T] with loss weights [B, T]."""
+    optim.zero_grad(set_to_none=True)
+    with torch.enable_grad():
+        mean_loss(lm, ids.to(lm.device), weights.to(lm.device)).backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(lm.model.parameters(), 1.0)
+    optim.step()
+
+
+def mean_loss(lm: LM, ids: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of the next-token losses; the head is run only where there is a weight. Bundled models have no
+    dropout, so that the mode of the model does not matter."""
+    hidden: Tensor = lm.arch.body(input_ids=ids, use_cache=False).last_hidden_state  # [B, T, d_model]
+    rows, columns = weights[:, 1:].nonzero(as_tuple=True)
+    logits: Tensor = lm.arch.head(hidden[rows, columns])  # [N, V]
+    losses = nn.functional.cross_entropy(logits, ids[rows, columns + 1], reduction="none")
+    w = weights[rows, columns + 1]
+    return (losses * w).sum() / w.sum()
+
+
+def matched(settings: TrainSettings, rows: Sequence[Row], other: Sequence[Row]) -> TrainSettings:
+    """Settings that see as many tokens of ``rows`` as ``settings`` sees of ``other``."""
+    return replace(settings, passes=settings.passes * n_tokens(other) / n_tokens(rows))
+
+
+def n_tokens(rows: Sequence[Row]) -> int:
+    """Tokens of one pass."""
+    return sum(len(ids) for ids, _ in rows)
