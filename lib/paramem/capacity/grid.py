@@ -1,0 +1,152 @@
+"""The models that the capacity notebook asks: which there are, how they were trained, where their weights are.
+
+    cells()                                       # every cell: a shape, a number of people, a way of telling
+    models, people = load(cell, seed=0)           # shipped weights, and what they were told
+    python -m paramem.capacity.grid [CELL ...]    # train cells again, all seeds of a cell in one stack
+
+Weights lie in ``trained/<cell>.safetensors`` as float16, one row a seed. What a cell is called says all
+about it, so the file of another recipe cannot be taken for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from paramem.capacity.biographies import Biographies, people_for
+from paramem.capacity.stacked import Architecture, Shape, Stack
+from paramem.capacity.training import Junk, Telling, trained
+from paramem.errors import BadParameter, CorruptFile
+from paramem.world.weights import write_atomically
+
+FOLDER = Path(__file__).parent / "trained"
+SEEDS = (0, 1, 2)
+HEADS = {8: 2, 12: 3, 16: 2}
+RATES = {100: 0.03, 1000: 0.02}  # learning rate by exposures, chosen on people and seeds from 9000 on
+STEPS_AN_EPOCH = {100: 8, 1000: 4}
+JUNK_RATIO = 1.6  # bits a parameter that the people of the junk cells hold
+
+Data: TypeAlias = Literal["clean", "strangers", "strangers, marked", "repeated"]
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One place of the grid: `ratio` is what there is to know, in bits a parameter."""
+
+    architecture: Architecture
+    width: int
+    exposures: int
+    ratio: float
+    data: Data = "clean"
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(architecture=self.architecture, width=self.width, heads=HEADS[self.width])
+
+    @property
+    def people(self) -> int:
+        return people_for(self.ratio, self.shape.parameters())
+
+    @property
+    def telling(self) -> Telling:
+        """How the people are told: so that everybody is met once in the same number of steps, whoever else there is."""
+        batch = max(1, self.people // STEPS_AN_EPOCH[self.exposures])
+        plain = Telling(exposures=self.exposures, batch=batch, lr=RATES[self.exposures])
+        if self.data == "clean":
+            return plain
+        kind: Junk = "repeated" if self.data == "repeated" else "strangers"
+        return replace(plain, junk=kind, marked="marked" in self.data)
+
+    @property
+    def name(self) -> str:
+        data = "" if self.data == "clean" else f"-{self.data.replace(', ', '-')}"
+        return f"{self.architecture}-d{self.width}-x{self.exposures}-r{round(100 * self.ratio)}{data}"
+
+
+@cache
+def cells() -> tuple[Cell, ...]:
+    """Every cell, smaller ones first within a question."""
+    found: list[Cell] = []
+    for exposures in (1000, 100):
+        found += [Cell("gpt2", width, exposures, ratio) for width in (8, 12) for ratio in (1.6, 2.4, 3.2)]
+        found += [Cell("gpt2", 16, exposures, ratio) for ratio in (1.6, 2.4)]
+        found += [Cell("llama", 12, exposures, ratio) for ratio in (1.6, 2.4, 3.2)]
+        found += [Cell("moe", 8, exposures, ratio) for ratio in (1.6, 2.4)]
+    kinds: tuple[Data, ...] = ("strangers", "strangers, marked", "repeated")
+    return (*found, *(Cell("gpt2", 12, 100, JUNK_RATIO, data) for data in kinds))
+
+
+def cell(name: str) -> Cell:
+    """The cell of that name; raises BadParameter for any other."""
+    for each in cells():
+        if each.name == name:
+            return each
+    raise BadParameter(f"no cell {name!r} in the grid; there are {', '.join(each.name for each in cells())}")
+
+
+def told(where: Cell, seed: int) -> Biographies:
+    """The people of a cell and seed: the same whatever the architecture, if there are as many."""
+    return Biographies.drawn(people=where.people, seed=seed)
+
+
+def train(where: Cell, seeds: Sequence[int] = SEEDS) -> Stack:
+    """Train one model a seed, all in one stack."""
+    return trained(where.shape, [told(where, seed) for seed in seeds], seeds, where.telling)
+
+
+def load(where: Cell, seed: int) -> tuple[Stack, Biographies]:
+    """The shipped model of a seed, as a stack of one, and its people.
+
+    Raises BadParameter when that seed is not shipped, CorruptFile when the file is not what was written.
+    """
+    if seed not in SEEDS:
+        raise BadParameter(f"seed {seed} is not shipped, only {SEEDS}: train it with paramem.capacity.grid.train")
+    path = FOLDER / f"{where.name}.safetensors"
+    if not path.is_file():
+        raise BadParameter(
+            f"no weights of {where.name} in {FOLDER.name}/: python -m paramem.capacity.grid {where.name}"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            flat = file.get_tensor("flat")
+    except SafetensorError as error:
+        raise CorruptFile(
+            f"{path.name} is no safetensors file ({error}): restore it, or train the cell again"
+        ) from error
+    return Stack(where.shape, flat[seed : seed + 1].float()), told(where, seed)
+
+
+def write(where: Cell, folder: Path = FOLDER) -> float:
+    """Train a cell for all seeds and store it; returns the seconds it took."""
+    start = time.perf_counter()
+    models = train(where)
+    seconds = time.perf_counter() - start
+    note = {"cell": where.name, "seconds": f"{seconds:.0f}", "torch": torch.__version__, "cpu": platform.machine()}
+    folder.mkdir(exist_ok=True)
+    weights = save({"flat": models.flat.half()}, metadata={"paramem": json.dumps(note)})
+    write_atomically(folder / f"{where.name}.safetensors", weights)
+    return seconds
+
+
+def main() -> None:
+    """Train the cells named on the command line, or all of them."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("cells", nargs="*", help="names of cells; all of them by default")
+    torch.set_num_threads(1)
+    for name in parser.parse_args().cells or [each.name for each in cells()]:
+        print(f"{name}: {write(cell(name)):.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
