@@ -124,10 +124,15 @@ def test_training_lowers_the_loss_and_the_model_comes_back_out_of_its_bytes(fami
     )
     assert done.losses[-1] < done.losses[0] - 0.05
     data = done.code.pack()
-    assert Code.unpack(data).bits == done.code.bits <= 8 * len(data)
-    again = rebuilt(lm, KINDS[kind], data)
-    expected = model.weights(done.w.to(lm.dtype))
-    assert all(torch.equal(again[name], expected[name]) for name in expected)
+    assert Code.unpack(data).bits == done.code.bits == 8 * len(data)
+    before, anew = lm.fingerprint(), make_lm(family)  # another object: nothing but the bytes passes between the two
+    again = rebuilt(anew, KINDS[kind], data)
+    w, got = done.w.to(lm.dtype), dict(again.model.named_parameters(remove_duplicate=False))
+    assert all(torch.equal(got[name], matrix) for name, matrix in model.weights(w).items()), "bit for bit"
+    real = rows.attention_mask[:, 1:].bool()
+    torch.testing.assert_close(plain(again, rows)[real], model.logprobs(w, rows)[real])
+    assert not torch.allclose(plain(lm, rows)[real], plain(again, rows)[real]), "the control"
+    assert lm.fingerprint() == before == anew.fingerprint() != again.fingerprint()
     assert len(torch.unique(done.w)) <= 5
     raw = 32 * model.dimension
     assert done.code.bits < raw / 4, "the control: what the numbers cost as they are"

@@ -1,26 +1,39 @@
 r"""Numbers as few bits: a codebook of levels and an arithmetic code of which level each number has.
 
-The bits that a bound pays for are counted on a code that exists: `Code.pack` writes every byte that is needed to get
-the quantised numbers back, and `unpack` gives them back exactly, from these bytes alone. Three parts are paid for
-(lotfi2022tight, the coding of a quantised vector): the levels, in half precision; how often each occurs, the model of
-the arithmetic code; and the code itself, close to the entropy of these frequencies.
+The bits that a bound pays for are counted on a code that exists: `Code.pack` writes everything that is needed to get
+the quantised numbers back, `Code.bits` is the length of what it writes, and `unpack` gives them back exactly, from
+these bytes alone. Three parts are paid for (lotfi2022tight, the coding of a quantised vector): the levels, in half
+precision; how often each occurs, the model of the arithmetic code; and the code itself, close to the entropy of these
+frequencies.
+
+================  ===========================================================================
+bits              what
+================  ===========================================================================
+32                n, how many numbers
+8                 k, how many levels occur
+16 k              the levels
+(k - 1) ceil(log2(n + 1))   how often each occurs; the last follows from n
+32 a word         the arithmetic code, to the end of the message
+up to 7           zeros, to a whole byte
+================  ===========================================================================
 """
 
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paramem.errors import BadInput, CorruptFile
 
-HEADER = struct.Struct("<II")  # how many numbers, how many levels
-Integers = NDArray[np.int64]
-Levels = NDArray[np.float16]
+N_BITS, K_BITS, LEVEL_BITS, WORD_BITS = 32, 8, 16, 32
+MOST_LEVELS = 2**K_BITS - 1
+Integers: TypeAlias = NDArray[np.int64]
+Levels: TypeAlias = NDArray[np.float16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +56,10 @@ class Code:
 
     @property
     def bits(self) -> int:
-        """What the code costs: levels, counts (each one of 0 to n) and words; both ends know n and how many levels."""
-        counts = len(self.counts) * math.ceil(math.log2(self.n + 1)) if self.n else 0
-        return 16 * len(self.levels) + counts + 32 * len(self.words)
+        """The length of the message that `pack` writes."""
+        k = len(self.levels)
+        used = N_BITS + K_BITS + LEVEL_BITS * k + max(0, k - 1) * _count_bits(self.n) + WORD_BITS * len(self.words)
+        return 8 * math.ceil(used / 8)
 
     @property
     def entropy_bits(self) -> float:
@@ -54,32 +68,56 @@ class Code:
         return float(-(self.counts * np.log2(shares)).sum()) if self.n else 0.0
 
     def values(self) -> Levels:
-        """The quantised numbers, (n,), decoded from the words."""
-        return self.levels[_decoded(self.words, self.counts)]
+        """The quantised numbers, (n,), decoded from the words. Raises CorruptFile where they contradict the counts."""
+        symbols = _decoded(self.words, self.counts)
+        if not np.array_equal(np.bincount(symbols, minlength=len(self.counts)), self.counts):
+            raise CorruptFile("the numbers in the code do not occur as often as it says: the bytes are damaged")
+        return self.levels[symbols]
 
     def pack(self) -> bytes:
         """Everything that is needed to get the numbers back."""
-        counts = self.counts.astype("<u4").tobytes()
-        return (
-            HEADER.pack(self.n, len(self.levels))
-            + self.levels.astype("<f2").tobytes()
-            + counts
-            + self.words.astype("<u4").tobytes()
-        )
+        levels = self.levels.astype(np.float16).view(np.uint16)
+        parts = [_as_bits([self.n], N_BITS), _as_bits([len(levels)], K_BITS), _as_bits(levels, LEVEL_BITS)]
+        parts += [_as_bits(self.counts[:-1], _count_bits(self.n)), _as_bits(self.words, WORD_BITS)]
+        return np.packbits(np.concatenate(parts)).tobytes()
 
     @classmethod
     def unpack(cls, data: bytes) -> Code:
         """The inverse of `pack`. Raises CorruptFile for bytes that no code is."""
-        try:
-            n, k = HEADER.unpack_from(data)
-            levels = np.frombuffer(data, "<f2", k, HEADER.size).astype(np.float16)
-            counts = np.frombuffer(data, "<u4", k, HEADER.size + 2 * k).astype(np.int64)
-            words = np.frombuffer(data, "<u4", -1, HEADER.size + 6 * k).astype(np.uint32)
-        except (struct.error, ValueError) as error:
-            raise CorruptFile(f"{len(data)} bytes are no code: {error}") from error
-        if counts.sum() != n or (counts == 0).any():
-            raise CorruptFile(f"the code speaks of {n} numbers, and its counts of {counts.sum()}")
+        bits, at = np.unpackbits(np.frombuffer(data, np.uint8)), 0
+
+        def take(many: int, width: int) -> Integers:
+            nonlocal at
+            if at + many * width > len(bits):
+                raise CorruptFile(f"{len(data)} bytes are no code: they end too early")
+            at += many * width
+            return _from_bits(bits[at - many * width : at], width)
+
+        n, k = int(take(1, N_BITS)[0]), int(take(1, K_BITS)[0])
+        levels = take(k, LEVEL_BITS).astype(np.uint16).view(np.float16)
+        counts = take(max(0, k - 1), _count_bits(n))
+        counts = np.append(counts, n - counts.sum()) if k else counts
+        words = take((len(bits) - at) // WORD_BITS, WORD_BITS).astype(np.uint32)
+        if counts.sum() != n or (counts <= 0).any() or len(bits) - at >= 8 or bits[at:].any():
+            raise CorruptFile(f"{len(data)} bytes are no code: their counts or their length do not fit {n} numbers")
         return cls(levels, counts, words)
+
+
+def _count_bits(n: int) -> int:
+    return math.ceil(math.log2(n + 1)) if n else 0
+
+
+def _as_bits(numbers: Sequence[int] | NDArray[np.integer], width: int) -> NDArray[np.uint8]:
+    places = np.arange(width - 1, -1, -1)
+    return (np.asarray(numbers, dtype=np.int64)[:, None] >> places & 1).astype(np.uint8).ravel()
+
+
+def _from_bits(bits: NDArray[np.uint8], width: int) -> Integers:
+    if not width:
+        return np.zeros(0, dtype=np.int64)
+    places = np.arange(width - 1, -1, -1)
+    found: Integers = (bits.reshape(-1, width).astype(np.int64) << places).sum(axis=1)
+    return found
 
 
 def encode(symbols: Sequence[int] | Integers, levels: Sequence[float] | Levels) -> Code:
@@ -95,6 +133,8 @@ def encode(symbols: Sequence[int] | Integers, levels: Sequence[float] | Levels) 
     if not (np.abs(values) <= np.finfo(np.float16).max).all():
         raise BadInput(f"a level of {np.abs(values).max():g} is not finite in half precision: scale the numbers first")
     used, places = np.unique(which, return_inverse=True)
+    if len(used) > MOST_LEVELS:
+        raise BadInput(f"{len(used)} levels occur, and a code holds {MOST_LEVELS} at most: quantise to fewer")
     counts = np.bincount(places, minlength=len(used)).astype(np.int64)
     return Code(values[used].astype(np.float16), counts, _encoded(places, counts))
 

@@ -20,7 +20,7 @@ function               what it gives
 `train`                `Trained`: full (rank=None, dimension=None), LoRA only (dimension=None), subspace only
                        (rank=None) or SubLoRA training on uniformly drawn batches of the documents, quantised
                        and encoded
-`Trained.forward()`    the certified model's forward, rebuilt from the bytes alone
+`Trained.model()`      the certified model, rebuilt from the bytes alone, as an LM
 `pretrained`           a theta_0: a model trained in full on another source
 `score`                `Scores`: log-probability and rank of every token of some documents (of a Trained or an LM)
 `certify`              data frame indexed by metric ("BPD", "top-1", "top-10", ...): bound, empirical, true,
@@ -33,14 +33,13 @@ function               what it gives
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from paramem.bounds.risk import bits_of_choice, prefix_free_bits, subsampled_terms
 from paramem.bounds.smoothing import ALPHAS, best_smoothed_bound, bits_per_dimension, document_means
@@ -153,14 +152,9 @@ class Trained:
         """d: how many numbers are encoded."""
         return self.done.code.n
 
-    def weights(self) -> dict[str, Tensor]:
-        """The matrices that differ from theta_0, rebuilt from the bytes alone."""
+    def model(self) -> LM:
+        """The model rebuilt from theta_0 and the bytes of the code alone."""
         return rebuilt(self.lm, _subspace(self.training, self.seed), self.done.code.pack())
-
-    def forward(self) -> Callable[..., Any]:
-        """The rebuilt model's forward, with transformers' arguments."""
-        weights, tie = self.weights(), self.training.rank is None  # where LoRA moves the head, the embedding stays
-        return lambda **arguments: functional_call(self.lm.model, weights, (), arguments, tie_weights=tie)
 
 
 def _subspace(training: Training, seed: int) -> SubLoraSettings:
@@ -228,10 +222,10 @@ def score(model: Trained | LM, documents: Documents, rows: Integers | None = Non
     lengths = torch.from_numpy(documents.lengths[rows] - 1)
     logprobs = torch.zeros(len(rows), int(lengths.max()))
     ranks = torch.zeros(logprobs.shape, dtype=torch.int32)
-    lm, forward = (model.lm, model.forward()) if isinstance(model, Trained) else (model, model.model)
+    lm = model.model() if isinstance(model, Trained) else model
     for places, batch in documents.batches(rows):
         ids, where = batch.input_ids.to(lm.device), torch.from_numpy(places)
-        logits = forward(input_ids=ids, use_cache=False).logits[:, :-1]
+        logits = lm.model(input_ids=ids, use_cache=False).logits[:, :-1]
         right = logits.gather(2, ids[:, 1:, None])
         logprobs[where, : ids.shape[1] - 1] = (right[..., 0] - logits.logsumexp(-1)).cpu()
         ranks[where, : ids.shape[1] - 1] = ((logits >= right).sum(-1, dtype=torch.int32) - 1).cpu()

@@ -21,6 +21,7 @@ model (subspace only).
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -233,14 +234,25 @@ def quantised(w: Tensor, levels: Tensor) -> Tensor:
     return levels[nearest(w, levels).to(levels.device)] + (w - w.detach())
 
 
-def rebuilt(lm: LM, settings: SubLoraSettings, data: bytes) -> dict[str, Tensor]:
-    """The trained matrices by name, from the bytes of a code and what needs no bits: theta_0, settings, seed."""
+def rebuilt(lm: LM, settings: SubLoraSettings, data: bytes) -> LM:
+    """The trained model, from the bytes of a code and what needs no bits: theta_0 (``lm``, unchanged), settings, seed.
+
+    Raises CorruptFile for bytes that are no code, BadInput for a code of another dimension.
+    """
     model = SubLora.of(lm, settings)
     w = torch.from_numpy(Code.unpack(data).values().astype(np.float32)).to(model.start)
     if len(w) != model.dimension:
         raise BadInput(f"the code holds {len(w)} numbers, and these settings have {model.dimension}.")
+    whole = copy.deepcopy(lm.model)
+    if settings.rank is not None:  # LoRA moves the head, and the embedding that may be tied to it stays
+        head: Any = cast(Any, whole).get_output_embeddings()
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        whole.config.tie_word_embeddings = False
+    parameters = dict(whole.named_parameters(remove_duplicate=False))
     with torch.no_grad():
-        return model.weights(w)
+        for name, matrix in model.weights(w).items():
+            parameters[name].copy_(matrix)
+    return LM.of(whole, lm.tokenizer, name=lm.name)
 
 
 def _adapted(lm: LM) -> tuple[str, ...]:
