@@ -7,8 +7,17 @@ import torch
 
 from edits import request
 from families import make_lm
-from paramem.editing.alphaedit import AlphaEditSettings, alphaedit, null_space, projected_delta
+from paramem.arch import Site
+from paramem.editing.alphaedit import (
+    AlphaEditSettings,
+    alphaedit,
+    alphaedit_steps,
+    null_space,
+    projected_delta,
+    share_inside,
+)
 from paramem.editing.memit import MemitSettings, memit
+from paramem.editing.targets import Lookups
 from paramem.errors import BadInput, BadParameter
 from test_least_squares import problem
 from test_memit import EDITS, moments
@@ -97,6 +106,41 @@ def test_batches_are_written_one_after_the_other_on_the_edited_model() -> None:
     together = alphaedit(lm, EDITS[:2], AlphaEditSettings(layers=(0, 1), steps=4), second)
     assert not torch.allclose(together.dense(name), remembering.dense(name), rtol=1e-4)
     assert lm.fingerprint() == fingerprint
+
+
+def test_steps_hand_out_every_sum_of_the_sequence() -> None:
+    lm = make_lm("llama")
+    second, name, one_by_one = (
+        moments(lm),
+        lm.weight(1, "down").name,
+        AlphaEditSettings(layers=(0, 1), steps=4, batch=1),
+    )
+    fingerprint, sums = lm.fingerprint(), {}
+    for n, total in alphaedit_steps(lm, EDITS, one_by_one, second):
+        assert lm.fingerprint() == fingerprint
+        sums[n] = total.dense(name)
+    assert list(sums) == [1, 2, 3]
+    torch.testing.assert_close(sums[2], alphaedit(lm, EDITS[:2], one_by_one, second).dense(name), rtol=0, atol=0)
+    assert not torch.allclose(sums[2], sums[3], rtol=1e-3)
+
+
+def test_a_sequence_goes_on_from_the_keys_of_edits_that_were_made_before() -> None:
+    lm, site = make_lm("gpt2"), Site("mlp_hidden", 1)
+    second, name, settings = moments(lm), lm.weight(1, "down").name, AlphaEditSettings(layers=(1,), steps=4, batch=1)
+    both = alphaedit(lm, EDITS[:2], settings, second).dense(name)
+    first = alphaedit(lm, EDITS[:1], settings, second)
+    with first.applied(lm) as edited:
+        K = Lookups.of(edited, EDITS[:1]).states(edited, site)[0][:, 0].double()
+        alone = first.dense(name) + alphaedit(edited, EDITS[1:2], settings, second).dense(name)
+        on = first.dense(name) + alphaedit(edited, EDITS[1:2], settings, second, earlier={1: K.T @ K}).dense(name)
+    torch.testing.assert_close(on, both, rtol=1e-8, atol=1e-10)
+    assert not torch.allclose(alone, both, rtol=1e-4), "the control: without them it is another edit"
+
+
+def test_the_share_of_a_key_inside_is_that_of_its_norm() -> None:
+    U = torch.eye(4, dtype=torch.float64)[:, :2]
+    K = torch.tensor([[3.0, 0.0], [0.0, 0.0], [4.0, 0.0], [0.0, 2.0]])
+    torch.testing.assert_close(share_inside(U, K), torch.tensor([9 / 25, 0.0], dtype=torch.float64))
 
 
 def test_bad_settings_and_missing_moments_are_refused() -> None:

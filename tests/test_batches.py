@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from edits import REQUESTS
 from families import make_lm
-from paramem.editing.batches import Pool, _asked, asked, chosen, moved_outputs, written
+from paramem.editing.batches import (
+    BALANCES,
+    CLAMPS,
+    FREE,
+    Pool,
+    _asked,
+    asked,
+    chosen,
+    constants,
+    moved_outputs,
+    spans,
+    written,
+)
 from paramem.errors import BadInput
 from paramem.evaluation import baseline
 from paramem.evaluation.intervals import paired
 from paramem.facts import EditRequest
 from paramem.interventions import Dense, WeightDelta
+from paramem.models import load
 
 TRACKED, OTHERS = REQUESTS[:2], REQUESTS[2:]
 POOL = Pool(tracked=TRACKED, others=OTHERS)
@@ -87,3 +101,22 @@ def test_paired_differences_and_moved_outputs() -> None:
     aside[0, 2] = 7.0  # reads a direction that no key has
     assert moved_outputs(W, aside, C) == 0
     assert moved_outputs(W, 0.1 * W, C) == pytest.approx(0.1)
+
+
+def test_spans_name_a_size_and_both_ends() -> None:
+    cards = pd.DataFrame(
+        {"metric": ["edit: exact", "other"], "size": [10, 10], "mean": [0.5, 1], "low": [0.25, 1], "high": [0.75, 1]}
+    )
+    assert spans(cards, {"edit: exact": "edit"}) == {"edit_10": 0.5, "edit_10_low": 0.25, "edit_10_high": 0.75}
+
+
+def test_constants_are_looked_at_on_training_edits_alone() -> None:
+    lm = load("gpt2-small-s0", device="cpu")
+    table = constants(lm, n=4, layers=(0,))
+    assert len(table) == len(CLAMPS) * (len(BALANCES) + 1) + len(FREE)
+    assert table.to_numpy().min() >= 0
+    assert table.to_numpy().max() <= 1
+    weak, strong = (table.loc[("MEMIT", CLAMPS[-1], f"balance {b:g}"), "kept"] for b in (BALANCES[-1], BALANCES[0]))
+    assert weak >= strong, "a heavier penalty keeps at least as much"
+    with pytest.raises(BadInput, match="training side"):
+        constants(lm, n=1000, layers=(0,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,17 @@ from paramem.editing.grace import GraceSettings, grace
 from paramem.editing.rome import RomeSettings, rome, subject_keys
 from paramem.errors import BadInput
 from paramem.evaluation.intervals import paired
-from paramem.evaluation.over_time import follow, follow_at_once, long_run, looked, nats, right, unedited
+from paramem.evaluation.over_time import (
+    follow,
+    follow_at_once,
+    long_run,
+    look_at,
+    looked,
+    nats,
+    right,
+    skills,
+    unedited,
+)
 from paramem.facts import EditRequest, Probe
 from paramem.interventions import WeightDelta
 from paramem.material import edits_for, text_for
@@ -79,6 +90,16 @@ def test_looks_tell_what_the_edited_model_answers(lm: LM) -> None:
     assert run.steps["unedited facts"].iloc[-1] == run.looks[-1].share("unedited facts")
     table = looked([first, *run.looks])
     assert set(table["measure"]) >= {"unedited facts", "the map", "perplexity", "all edits"}
+    [kept] = look_at(lm, plan, {4: total}, name="ROME")  # a sum that was made before is looked at alike
+    assert {m: h.tolist() for m, h in kept.hits.items()} == {m: h.tolist() for m, h in run.looks[-1].hits.items()}
+    assert kept.change == pytest.approx(run.looks[-1].change, rel=1e-5)
+
+
+def test_skills_are_what_is_watched_beside_facts(lm: LM) -> None:
+    look = unedited(lm, long_run(lm, n=2, each=6, texts=2))
+    assert not len(skills(look)), "the recall world has none"
+    more = replace(look, hits={**look.hits, "questions": np.array([True, False]), "refusals": np.array([True])})
+    assert skills(more).tolist() == [True, False, True]
 
 
 def test_a_codebook_is_given_the_whole_sequence(lm: LM) -> None:

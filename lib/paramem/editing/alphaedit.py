@@ -1,7 +1,10 @@
 r"""AlphaEdit: many facts at once, in directions that the keys to be kept do not have (fang2024alphaedit).
 
 MEMIT pays for what it does to old keys. AlphaEdit takes directions away instead: the change of a layer is projected on
-what is left when the directions of the keys to keep are removed, so their answers cannot change, and the penalty goes.
+what is left when the directions of the keys to keep are removed, and the penalty goes. What the layer answers to a key
+without a part in the free directions cannot change. Which keys these are depends on what C was counted over: a subject
+that is rare in ordinary text may lie in free directions for the most part, and then its answers are not held;
+``share_inside`` measures it.
 
 1. ``null_space``       U: the directions in which keys over ordinary text have next to no energy; P = U U'
 2. ``target_states``    as MEMIT (`paramem.editing.memit`)
@@ -22,7 +25,7 @@ R               ``R``           (d_model, edits), one layer's share of what is m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +36,7 @@ from paramem.editing.least_squares import as_part, factorise
 from paramem.editing.memit import target_states
 from paramem.editing.requests import check_requests
 from paramem.editing.sequence import smaller
-from paramem.editing.spreading import SpreadSettings, moment_of, write
+from paramem.editing.spreading import SpreadSettings, moment_of, write, write_each
 from paramem.editing.targets import Lookups
 from paramem.errors import BadInput, BadParameter
 from paramem.facts import EditRequest
@@ -41,6 +44,12 @@ from paramem.interventions import Dense, LowRank, WeightDelta
 from paramem.models import LM
 
 DEPARTURES = {
+    "keys to keep": (
+        "the keys of the knowledge that is to be preserved (abstract)",
+        "those of all tokens of ordinary text, whose second moment ROME and MEMIT have, too",
+        "what a model knows is not listed; subjects' own keys hold more of their energy in the directions that this "
+        "leaves free than ordinary tokens do, so facts beside the edited ones are not held exactly",
+    ),
     "threshold": (
         "directions whose eigenvalue lies below an absolute number, 0.02 in the released configurations",
         "the directions of smallest eigenvalue that together hold at most `energy` of the trace",
@@ -109,6 +118,12 @@ def null_space(C: Tensor, energy: float) -> Tensor:
     return vectors[:, :free]
 
 
+def share_inside(U: Tensor, K: Tensor) -> Tensor:
+    """Which share of each key's squared norm lies in the free directions, (n,); U (d_mlp, m), K (d_mlp, n)."""
+    K = K.double()
+    return (U.T @ K).square().sum(0) / K.square().sum(0)
+
+
 def projected_delta(U: Tensor, K: Tensor, R: Tensor, written: Tensor | None, ridge: float) -> Dense | LowRank:
     """Delta = R K' P (K_p K_p' P + K K' P + ridge I)^-1 with P = U U', in coordinates of U, where it is symmetric.
 
@@ -129,19 +144,34 @@ def alphaedit(
     moments: Mapping[int, Tensor] | None = None,
     *,
     z: Tensor | None = None,
+    earlier: Mapping[int, Tensor] | None = None,
 ) -> WeightDelta:
     """All edits, ``settings.batch`` at a time. moments: layer to ``cached_second_moment(lm, layer, texts)``. z: target
     states of these edits that were found before on the model as it is, (edits, d_model), in place of those that each
-    batch would look for.
+    batch would look for. earlier: layer to K_p K_p' of edits that were made before and are to be kept.
 
     Raises what `check_requests` raises, BadInput without the second moment of an edited layer or with one that leaves
     no direction free.
     """
+    *_, (_, total) = alphaedit_steps(lm, requests, settings, moments, z=z, earlier=earlier)
+    return total
+
+
+def alphaedit_steps(
+    lm: LM,
+    requests: Sequence[EditRequest],
+    settings: AlphaEditSettings,
+    moments: Mapping[int, Tensor] | None = None,
+    *,
+    z: Tensor | None = None,
+    earlier: Mapping[int, Tensor] | None = None,
+) -> Iterator[tuple[int, WeightDelta]]:
+    """As `alphaedit`, batch by batch: how many edits are made, and all of them as one change."""
     requests = check_requests(lm, requests, settings.layers)
     second = {layer: moment_of(moments, layer, "alphaedit") for layer in settings.layers}
     free = {layer: null_space(C, settings.energy) for layer, C in second.items()}
     ridge = {layer: settings.ridge * float(C.trace()) for layer, C in second.items()}
-    written: dict[int, Tensor | None] = dict.fromkeys(settings.layers)
+    written: dict[int, Tensor | None] = dict.fromkeys(settings.layers) | dict(earlier or {})
 
     def solve(layer: int, K: Tensor, R: Tensor) -> Dense | LowRank:
         return projected_delta(free[layer], K, R, written[layer], ridge[layer])
@@ -157,7 +187,7 @@ def alphaedit(
                 if settings.remember and start + size < len(requests):
                     _remember(after, batch, settings, written)
         total = WeightDelta({name: smaller(part) for name, part in (total + step).parts.items()})
-    return total
+        yield start + len(batch), total
 
 
 def _remember(
@@ -170,3 +200,22 @@ def _remember(
         K = keys.mean(1).double()
         before = written[layer]
         written[layer] = K.T @ K if before is None else before + K.T @ K
+
+
+def alphaedit_each(
+    lm: LM, requests: Sequence[EditRequest], settings: AlphaEditSettings, moments: Mapping[int, Tensor] | None = None
+) -> list[WeightDelta]:
+    """Every request as an edit of its own on the model as it is, computed side by side; nothing to remember."""
+    many = check_requests(lm, requests, settings.layers, together=False)
+    second = {layer: moment_of(moments, layer, "alphaedit") for layer in settings.layers}
+    free = {layer: null_space(C, settings.energy) for layer, C in second.items()}
+    z = target_states(lm, many, settings).after[0]
+
+    def solve(layer: int, K: Tensor, R: Tensor) -> Sequence[Dense | LowRank]:
+        """For one key, s = U'k, the inverse is a number: r s' U' / (s's + ridge)."""
+        seen = free[layer].T @ K.double()  # (m, n)
+        weights = R.double() / (seen.square().sum(0) + settings.ridge * float(second[layer].trace()))
+        directions = (free[layer] @ seen).T
+        return [as_part(weights[:, [i]], directions[[i]], R) for i in range(K.shape[1])]
+
+    return write_each(lm, many, z, Site("resid_post", settings.last), settings, solve)

@@ -8,7 +8,7 @@ edits are counterfactual ones of people of the test side, the others are facts o
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +16,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from paramem.editing.alphaedit import AlphaEditSettings, alphaedit
+from paramem.editing.emmet import EmmetSettings, emmet
+from paramem.editing.memit import MemitSettings, memit, target_states
+from paramem.editing.statistics import cached_second_moment
 from paramem.errors import BadInput
 from paramem.evaluation import Baseline, evaluate
 from paramem.facts import EditRequest, FrozenDict, Probe
 from paramem.interventions import WeightDelta
-from paramem.material import edits_for, world_behind
+from paramem.material import edits_for, facts_for, known_facts, part_of, text_for, world_behind
 from paramem.models import LM
 
 
@@ -147,6 +151,64 @@ def written(lm: LM, requests: Sequence[EditRequest], edit: WeightDelta) -> np.nd
     with edit.applied(lm) as edited:
         scores = edited.score([each.prompt for each in requests], [each.target_new for each in requests], batch_size=64)
     return scores.exact.double().cpu().numpy()
+
+
+def spans(cards: pd.DataFrame, names: Mapping[str, str]) -> dict[str, float]:
+    """Rows of a scorecard with their batch ``size`` as measured quantities: name_size, and its interval's two ends.
+
+    names: the scorecard's metric to the name that it gets; other metrics are left out.
+    """
+    found: dict[str, float] = {}
+    for metric, size, mean, low, high in cards[["metric", "size", "mean", "low", "high"]].itertuples(index=False):
+        if metric in names:
+            place = f"{names[metric]}_{size}"
+            found |= {place: float(mean), f"{place}_low": float(low), f"{place}_high": float(high)}
+    return found
+
+
+CLAMPS, BALANCES = (0.75, 1.5, 4.0), (0.3, 0.9, 3.0)
+FREE = ((0.003, 0.01), (0.01, 0.01), (0.03, 0.01), (0.01, 0.001))  # AlphaEdit's energy and ridge
+
+
+def constants(lm: LM, *, n: int, layers: tuple[int, ...], seed: int = 0) -> pd.DataFrame:
+    """What the constants of MEMIT, EMMET and AlphaEdit do to one batch of ``n`` edits of the training side.
+
+    One row for each setting: written, the share of the edits that are answered as wanted; kept, that of other known
+    facts of the training side; both of the bundled world of ``lm``. Raises BadInput where there are fewer subjects.
+    """
+    requests = _one_each(edits_for(lm, seed=seed, relations="people", part="train"), n)
+    if len(requests) < n:
+        raise BadInput(f"{lm.name}: {len(requests)} people are on the training side, and {n} are wanted.")
+    edited = {request.subject for request in requests}
+    others = [f for f in facts_for(lm) if f.subject not in edited and part_of(f.subject) == "train"]
+    kept = [
+        EditRequest(id=f.id, subject=f.subject, template=f.template, target_new=f.object)
+        for f in known_facts(lm, others, min(n, len(others)), seed)
+    ]
+    rows = {
+        place: {"written": written(lm, requests, edit).mean(), "kept": written(lm, kept, edit).mean()}
+        for place, edit in _with_constants(lm, requests, layers)
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["editor", "clamp", "setting"])
+
+
+def _with_constants(
+    lm: LM, requests: Sequence[EditRequest], layers: tuple[int, ...]
+) -> Iterator[tuple[tuple[str, float, str], WeightDelta]]:
+    texts = text_for(lm, n=1000)
+    moments = {layer: cached_second_moment(lm, layer, texts) for layer in layers}
+    for clamp in CLAMPS:
+        z = target_states(lm, requests, MemitSettings(layers=layers, clamp=clamp)).after[0]
+        for balance in BALANCES:
+            settings = MemitSettings(layers=layers, clamp=clamp, balance=balance)
+            yield ("MEMIT", clamp, f"balance {balance:g}"), memit(lm, requests, settings, moments, z=z)
+        yield ("EMMET", clamp, "equality"), emmet(lm, requests, EmmetSettings(layers=layers), moments, z=z)
+        for energy, ridge in FREE if clamp == AlphaEditSettings(layers=layers).clamp else ():
+            free = AlphaEditSettings(layers=layers, energy=energy, ridge=ridge)
+            yield (
+                ("AlphaEdit", clamp, f"energy {energy:g}, ridge {ridge:g}"),
+                alphaedit(lm, requests, free, moments, z=z),
+            )
 
 
 def moved_outputs(W: Tensor, change: Tensor, C: Tensor) -> float:

@@ -167,6 +167,11 @@ def follow_at_once(lm: LM, plan: LongRun, edit: Edit, *, checkpoints: Sequence[i
     return looks
 
 
+def look_at(lm: LM, plan: LongRun, sums: Mapping[int, Intervention], *, name: str = "") -> list[Look]:
+    """The looks at a sequence that was made before. sums: how many edits to all of them as one intervention."""
+    return [_look(lm, plan, n, sums[n], name, 0.0) for n in _due(plan, list(sums))]
+
+
 def _due(plan: LongRun, checkpoints: Sequence[int]) -> list[int]:
     due = sorted({c for c in checkpoints if 0 < c <= len(plan.edits)})
     if not due:
@@ -231,6 +236,13 @@ def _change(lm: LM, total: Intervention) -> float:
         return 0.0
     before = sum(float(lm.model.get_parameter(name).detach().double().norm()) ** 2 for name in total.parts)
     return _norm(total) / math.sqrt(before)
+
+
+def skills(look: Look) -> Hits:
+    """Whether each watched item beside facts was answered rightly: questions, opinions, biographies, refusals."""
+    facts = ("unedited facts", "the map", "last edits", "all edits", "paraphrases")
+    found = [hits for measure, hits in look.hits.items() if measure not in facts]
+    return np.concatenate(found) if found else np.zeros(0, bool)
 
 
 def looked(looks: Sequence[Look]) -> pd.DataFrame:
