@@ -1,0 +1,121 @@
+"""What training and asking cost in the study of fusion, in units of the bare steps and forwards of the same rows.
+
+    python benchmarks/fusion.py [MODEL] [--repeats 5]
+
+A bare step is transformers' own forward with logits at every token, the loss, a backward and a step of AdamW on a batch
+that lies ready. Training promises 85 % of its throughput at least, which is a ratio of 1 / 0.85 at most; the rows are
+drawn, sorted, cut and padded on the way. Answers are generated with a key-value cache: the unit is one forward of all
+prompts, and the other side of the comparison, the same answers without a cache, is printed too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import typer
+from core import Measured, measure, run
+
+from paramem.fusion.questions import Question
+from paramem.fusion.study import ANSWER_TOKENS, answers, continuations, prepare
+from paramem.fusion.training import (
+    InfusionSettings,
+    TrainSettings,
+    answer_rows,
+    fine_tune,
+    infusion_rows,
+    n_tokens,
+    plan,
+)
+from paramem.material import world_behind
+from paramem.models import LM
+from paramem.world.recipe import Row, Stage, collate
+from paramem.world.training import optimiser, weighted_loss
+
+THROUGHPUT = 0.85  # of the bare step, at least
+
+
+def bare_steps(lm: LM, rows: Sequence[Row], settings: TrainSettings) -> Callable[[], None]:
+    """The unit: as many steps on the same batches, collated beforehand, by the loss of the testbeds' own training."""
+    ready = [collate(batch) for _, batch in plan(rows, settings, 0)]
+    model = copy.deepcopy(lm.model).requires_grad_(True)
+    optim = optimiser(model, Stage(steps=1, lr=1e-6, weight_decay=0.0))
+
+    def steps() -> None:
+        for ids, weights in ready:
+            optim.zero_grad(set_to_none=True)
+            weighted_loss(model, ids, weights).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optim.step()
+
+    return steps
+
+
+def training(lm: LM, repeats: int) -> Iterator[Measured]:
+    ground = prepare(world_behind(lm), 0)
+    sets = {
+        "continued training": infusion_rows(lm, ground.here, ground.split.parametric, InfusionSettings()),
+        "fine-tuning": answer_rows(lm, ground.questions["train"][:200]),
+    }
+    for name, rows in sets.items():
+        settings = TrainSettings(passes=1, lr=1e-6)
+        yield measure(
+            f"{name}, {n_tokens(rows)} tokens",
+            f"its bare steps (throughput {THROUGHPUT:.0%})",
+            1 / THROUGHPUT,
+            lambda rows=rows, settings=settings: fine_tune(lm, rows, settings),
+            bare_steps(lm, rows, settings),
+            repeats,
+        )
+
+
+@torch.no_grad()
+def one_forward(lm: LM, questions: Sequence[Question]) -> None:
+    prompts = sorted((q.prompt() for q in questions), key=len)
+    for start in range(0, len(prompts), 64):
+        lm.logits(lm.encode(prompts[start : start + 64]))
+
+
+def uncached(lm: LM, prompts: Sequence[str]) -> list[str]:
+    """Greedy answers with one whole forward for every token."""
+    texts = list(prompts)
+    for _ in range(ANSWER_TOKENS):
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        for start in range(0, len(order), 64):
+            chunk = order[start : start + 64]
+            best = lm.next_logprobs([texts[i] for i in chunk]).argmax(-1).tolist()
+            for i, token in zip(chunk, best, strict=True):
+                texts[i] += lm.tokenizer.decode([token])
+    return [text[len(p) :].split(".")[0].strip() for text, p in zip(texts, prompts, strict=True)]
+
+
+def asking(lm: LM, repeats: int) -> Iterator[Measured]:
+    questions = [q for q in prepare(world_behind(lm), 0).questions["test"] if len(q.asked) == 1]
+    prompts = [q.prompt() for q in questions]
+    same = continuations(lm, prompts) == uncached(lm, prompts)
+    yield measure(
+        f"answers to {len(questions)} questions (the same without a cache: {same})",
+        "one forward of their prompts",
+        4.0,
+        lambda: answers(lm, questions),
+        lambda: one_forward(lm, questions),
+        repeats,
+    )
+    yield measure(
+        f"answers to {len(questions)} questions with a cache",
+        "without one",
+        0.7,
+        lambda: continuations(lm, prompts),
+        lambda: uncached(lm, prompts),
+        max(3, repeats // 2),
+    )
+
+
+def main(model: str = "read-s0", repeats: int = 5) -> None:
+    """Measure everything on MODEL; the exit status is 1 when a budget is exceeded."""
+    run((training, asking), model, repeats)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,451 @@
+"""Fusion of what is read and what is remembered: the split, the questions, the two scores, and the training."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from paramem.errors import BadInput, BadParameter, PromptTooLong
+from paramem.fusion import reported, study
+from paramem.fusion.documents import (
+    Document,
+    LeakingSplit,
+    Sizes,
+    Snippet,
+    Split,
+    draw_documents,
+    parts_of,
+)
+from paramem.fusion.questions import COUNTS, NOISES, PIECES, SCENARIOS, Question, build_questions, check_parts
+from paramem.fusion.scoring import OTHER, UNKNOWN, accurate, coverage, gold, reference, stated, wrong
+from paramem.fusion.training import (
+    InfusionSettings,
+    TrainSettings,
+    answer_rows,
+    fine_tune,
+    infusion_rows,
+    matched,
+    mean_loss,
+    n_tokens,
+    plan,
+    question_pairs,
+)
+from paramem.models import LM, load
+from paramem.world import world
+from paramem.world.read_rules import REFUSAL, Rules
+from paramem.world.recipe import collate
+from paramem.world.training import weighted_loss
+
+HERE = world("read")
+SMALL = Sizes(external=(6, 6, 6), parametric=(4, 2, 6))
+FEW = {part: {"S1": 6, "S2": 8, "S3": 10, "S4": 6} for part in ("train", "dev", "test")}
+
+
+@cache
+def ground() -> study.Ground:
+    return study.prepare(HERE, 5)
+
+
+@cache
+def small() -> study.Ground:
+    return study.prepare(HERE, 6, sizes=SMALL, counts=FEW)
+
+
+@cache
+def reader() -> LM:
+    return load("read-s0")
+
+
+def questions(scenario: str, part: str = "test") -> list[Question]:
+    return [q for q in ground().questions[part] if q.scenario == scenario]
+
+
+# The split
+
+
+def test_documents_speak_of_nobody_that_the_testbed_met_and_differ_by_draw() -> None:
+    names = {name for document in ground().documents for name in document.entities}
+    rules = Rules(HERE)
+    assert len(names) == Sizes().total
+    assert names <= set(rules.new_strangers)
+    assert not names & {*rules.known, *rules.training_strangers}
+    assert draw_documents(HERE, SMALL, 0) == draw_documents(HERE, SMALL, 0) != draw_documents(HERE, SMALL, 1)
+
+
+def test_the_older_documents_are_parametric() -> None:
+    split = ground().split
+    assert max(d.written for d in split.parametric) < min(d.written for d in split.external)
+    assert (len(split.parametric), len(split.external)) == (sum(Sizes().parametric), sum(Sizes().external))
+
+
+def test_a_leaking_split_is_refused_with_the_document_named() -> None:
+    split = small().split
+    leaking = replace(split.parametric[3], name="a copy")
+    with pytest.raises(LeakingSplit, match="document 'a copy'"):
+        Split(external=(*split.external, leaking), parametric=split.parametric)
+    Split(external=split.external, parametric=split.parametric)  # the control: without it nothing leaks
+
+
+def test_a_document_that_only_names_somebody_of_the_other_side_leaks() -> None:
+    split = small().split
+    (known,) = split.parametric[0].entities
+    snippet = split.external[0].snippets[0]
+    gossip = Document(name="gossip", written=99, snippets=(replace(snippet, text=f"{snippet.text} As {known} says."),))
+    with pytest.raises(LeakingSplit, match=f"'gossip'.*{known!r}"):
+        Split(external=(gossip,), parametric=split.parametric)
+    Split(external=(replace(gossip, snippets=(snippet,)),), parametric=split.parametric)
+
+
+def test_questions_of_two_parts_about_one_statement_are_refused() -> None:
+    parts = small().questions
+    check_parts(parts)
+    with pytest.raises(LeakingSplit, match="part 'test'"):
+        check_parts({"train": parts["train"], "test": (*parts["test"], parts["train"][0])})
+
+
+def test_empty_passages_and_documents_are_refused() -> None:
+    with pytest.raises(BadInput, match="no text"):
+        Snippet(entity="Ann Lyon", attribute="born_in", object="Lyon", text="  ")
+    with pytest.raises(BadInput, match="'blank' is empty"):
+        Document(name="blank", written=0, snippets=())
+
+
+def test_parts_share_no_document_and_sizes_are_checked() -> None:
+    found = parts_of(ground().split.parametric, Sizes().parametric)
+    assert len({d.name for part in found.values() for d in part}) == sum(Sizes().parametric)
+    with pytest.raises(BadParameter, match="do not make"):
+        parts_of(ground().split.parametric[1:], Sizes().parametric)
+    with pytest.raises(BadParameter, match="two people"):
+        Sizes(external=(1, 2, 2))
+    with pytest.raises(BadParameter, match="unused names"):
+        draw_documents(HERE, Sizes(external=(2000, 2, 2)), 0)
+
+
+# The questions
+
+
+def test_there_are_as_many_questions_as_in_the_paper() -> None:
+    found = {part: Counter(q.scenario for q in some) for part, some in ground().questions.items()}
+    assert found == COUNTS
+    assert [sum(found[part].values()) for part in ("train", "dev", "test")] == [630, 300, 300]
+
+
+@pytest.mark.parametrize(("scenario", "shown"), [("S1", "all"), ("S2", "one of two"), ("S3", "none"), ("S4", "none")])
+def test_what_the_context_holds_defines_the_case(scenario: str, shown: str) -> None:
+    for q in questions(scenario) + questions(scenario, "train"):
+        expected = {"all": len(q.asked), "one of two": 1, "none": 0}[shown]
+        assert len(q.supporting) == expected
+        assert len(q.asked) == 2 or scenario != "S2"
+
+
+def test_what_the_parameters_hold_defines_the_case() -> None:
+    external = {s.cell for d in ground().split.external for s in d.snippets}
+    for scenario, known in {"S1": 0, "S2": 1, "S3": None, "S4": 0}.items():
+        for q in questions(scenario):
+            in_k_p = [s for s in q.asked if s.cell not in external]
+            assert len(in_k_p) == (len(q.asked) if known is None else known)
+            assert tuple(in_k_p) == q.known
+
+
+def test_noise_is_of_two_kinds_never_answers_and_comes_from_external_documents() -> None:
+    external = {s.text for d in ground().split.external for s in d.snippets}
+    seen: Counter[str] = Counter()
+    for q in ground().questions["test"]:
+        beside = [s for s in q.evidence if s not in q.asked]
+        assert not {s.cell for s in beside} & {s.cell for s in q.asked}
+        assert {s.text for s in beside} <= external
+        if beside and q.noise == "same attribute":
+            assert {s.attribute for s in beside} <= {s.attribute for s in q.asked}
+        elif beside and q.scenario != "S3":
+            assert {s.entity for s in beside} & {s.entity for s in q.asked}
+        seen[q.noise] += bool(beside)
+    assert min(seen[kind] for kind in NOISES) > 80
+
+
+def test_snippets_come_in_the_proportions_of_the_paper() -> None:
+    many = build_questions(HERE, ground().documents, Sizes(), 1, counts={"train": {"S3": 2000}})["train"]
+    found = Counter(len(q.evidence) for q in many)
+    for pieces, share in PIECES.items():
+        assert found[pieces] / len(many) == pytest.approx(share, abs=0.03)
+    assert sum(PIECES.values()) == pytest.approx(1)
+
+
+def test_a_prompt_holds_the_evidence_and_its_own_earlier_answers() -> None:
+    q = questions("S2")[0]
+    assert q.prompt() == " ".join([*(s.text for s in q.evidence), q.texts[0]])
+    assert q.prompt(["nothing"]) == f"{q.prompt()} nothing. {q.texts[1]}"
+    assert q.without_context().prompt() == q.texts[0]
+    assert q.supported().evidence == q.asked
+    with pytest.raises(BadInput, match="S4"):
+        questions("S4")[0].supported()
+
+
+def test_noise_that_does_not_exist_is_not_made_up() -> None:
+    with pytest.raises(BadParameter, match="noise snippets"):
+        study.prepare(HERE, 0, sizes=Sizes(external=(2, 2, 2), parametric=(2, 2, 2)), counts={"test": {"S4": 40}})
+
+
+# The scores
+
+
+def judged(q: Question, *answers: str) -> tuple[bool, str]:
+    gen = stated(answers, q, ground().objects)
+    return accurate(gen, reference(q, ground().parametric)), coverage(gen, gold(q))
+
+
+def another(q: Question, place: int) -> str:
+    return next(o for o in ground().objects[q.asked[place].attribute] if o != q.asked[place].object)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_right_answers_are_accurate_and_complete(scenario: str) -> None:
+    assert all(judged(q, *q.answers) == (True, "complete") for q in questions(scenario))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_wrong_objects_are_neither(scenario: str) -> None:
+    for q in questions(scenario):
+        assert judged(q, *(another(q, i) for i in range(len(q.asked)))) == (False, "uncover")
+
+
+def test_half_an_answer_covers_partially_and_is_accurate_alone() -> None:
+    q = next(q for q in questions("S2"))
+    right, other = q.answers, another(q, 1)
+    assert judged(q, right[0], other) == (False, "partial")
+    # Eq. (2) asks for a subset: half of the right answer, said alone, is one.
+    half = frozenset({(*q.asked[0].cell, right[0])})
+    assert accurate(half, reference(q, ground().parametric))
+    assert coverage(half, gold(q)) == "partial"
+
+
+def test_refusing_is_right_exactly_where_nobody_knows() -> None:
+    for scenario in SCENARIOS:
+        for q in questions(scenario):
+            assert judged(q, *[REFUSAL] * len(q.asked))[0] == (scenario == "S4")
+
+
+def test_an_object_of_the_context_is_no_answer_about_somebody_else() -> None:
+    """K_ref holds statements, not words: what stands there about another person does not excuse the answer."""
+    checked = 0
+    for q in questions("S4"):
+        for place, snippet in enumerate(q.asked):
+            same = [s.object for s in q.evidence if s.attribute == snippet.attribute]
+            if same:
+                answers = [REFUSAL] * len(q.asked)
+                answers[place] = same[0]
+                gen = stated(answers, q, ground().objects)
+                assert not accurate(gen, reference(q, ground().parametric))
+                assert wrong(gen, reference(q, ground().parametric)) == {same[0]}
+                checked += 1
+    assert checked > 10
+
+
+def test_text_that_is_no_answer_is_content_that_no_source_has() -> None:
+    q = questions("S1")[0]
+    for text in ("", "the", "Lyonnais", "I don't"):
+        gen = stated([text] * len(q.asked), q, ground().objects)
+        assert {attribute for _, attribute, _ in gen} == {OTHER}
+        assert judged(q, *[text] * len(q.asked)) == (False, "uncover")
+        assert not wrong(gen, frozenset())
+    with pytest.raises(BadInput, match="answers to the"):
+        stated(["Lyon"] * (len(q.asked) + 1), q, ground().objects)
+
+
+def test_what_is_known_counts_as_a_source_also_without_context() -> None:
+    q = questions("S3")[0].without_context()
+    assert judged(q, *q.answers) == (True, "complete")
+    gen = stated(q.answers, q, ground().objects)
+    assert not accurate(gen, reference(q, frozenset()))  # the control: without K_p nobody has it
+    assert (*q.asked[0].cell, UNKNOWN) in reference(q, frozenset())
+
+
+# The rows
+
+
+def test_continued_training_reads_what_its_settings_say() -> None:
+    (document,) = small().split.parametric[:1]
+    said = {}
+    for how in ("none", "rewriting", "questions", "both"):
+        rows = infusion_rows(reader(), HERE, [document], InfusionSettings(augmentation=how), 3)  # type: ignore[arg-type]
+        said[how] = [reader().tokenizer.decode(ids, skip_special_tokens=True).strip() for ids, _ in rows]
+        assert all(min(weights) == 1.0 for _, weights in rows)
+    assert said["none"] == [document.text]
+    assert [len(said[how]) for how in ("rewriting", "questions", "both")] == [2, 9, 10]
+    assert said["both"] == said["rewriting"] + said["questions"][1:]
+    assert not {s.text for s in document.snippets} & {f"{text}." for text in said["both"][1].split(". ")}
+    pairs = {f"{question} {answer}." for question, answer in question_pairs(HERE, document)}
+    assert set(said["questions"][1:]) <= pairs
+    assert len(pairs) == 10
+
+
+def test_fine_tuning_takes_the_loss_of_answers_only() -> None:
+    lm, some = reader(), [*questions("S2")[:3], *questions("S4")[:3], *questions("S1")[:3]]
+    for q, (ids, weights) in zip(some, answer_rows(lm, some), strict=True):
+        counted = [token for token, w in zip(ids, weights, strict=True) if w]
+        assert lm.tokenizer.decode(counted).split() == " ".join(f"{answer}." for answer in q.answers).split()
+        said = lm.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        assert said == f"{q.prompt(q.answers[:-1])} {q.answers[-1]}."
+
+
+def test_a_question_that_exceeds_the_context_is_refused_by_name() -> None:
+    q = questions("S1")[0]
+    long = replace(q, evidence=q.evidence * 12)
+    with pytest.raises(PromptTooLong):
+        answer_rows(reader(), [long])
+    with pytest.raises(PromptTooLong):
+        study.answers(reader(), [q, long])
+    with pytest.raises(BadInput, match="no questions"):
+        answer_rows(reader(), [])
+    with pytest.raises(BadInput, match="no rows"):
+        fine_tune(reader(), [], TrainSettings(passes=1, lr=1e-3))
+
+
+def test_a_plan_sees_every_row_as_often_as_it_should_and_ends_with_a_small_rate() -> None:
+    rows = [([1, *[5] * random.Random(i).randint(3, 40), i], [1.0] * 9) for i in range(100)]
+    settings = TrainSettings(passes=3, lr=1e-3, tokens=200)
+    steps = list(plan(rows, settings, 0))
+    assert Counter(ids[-1] for _, batch in steps for ids, _ in batch) == dict.fromkeys(range(100), 3)
+    rates = [rate for rate, _ in steps]
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates[-1] < 2e-4
+    assert list(plan(rows, settings, 0)) == steps != list(plan(rows, settings, 1))
+
+
+def test_variants_of_augmentation_are_given_equal_numbers_of_tokens() -> None:
+    documents = small().split.parametric
+    full, alone = (infusion_rows(reader(), HERE, documents, InfusionSettings(augmentation=a)) for a in ("both", "none"))
+    settings = TrainSettings(passes=4, lr=1e-3, tokens=256)
+    other = matched(settings, alone, full)
+
+    def seen(rows: list, chosen: TrainSettings) -> int:  # type: ignore[type-arg]
+        return sum(len(ids) for _, batch in plan(rows, chosen, 0) for ids, _ in batch)
+
+    assert seen(alone, other) == pytest.approx(seen(full, settings), rel=0.05)
+    assert seen(alone, settings) < 0.5 * n_tokens(full) * 4  # the control: unmatched they differ
+
+
+def test_bad_settings_are_refused() -> None:
+    for bad in ({"passes": 0, "lr": 1e-3}, {"passes": 1, "lr": 0}, {"passes": 1, "lr": 1e-3, "tokens": 0}):
+        with pytest.raises(BadParameter, match="positive"):
+            TrainSettings(**bad)  # type: ignore[arg-type]
+    with pytest.raises(BadParameter, match="pairs=0"):
+        InfusionSettings(pairs=0)
+    with pytest.raises(BadParameter, match="names no draw"):
+        study.drawn("read-s0@drawn")
+    assert study.drawn("read-s0@draw2") == ("read-s0", 2)
+    assert study.drawn("read-s0") == ("read-s0", 0)
+
+
+# The models
+
+
+def test_the_loss_is_that_of_the_testbeds_training() -> None:
+    """It runs the head only where there is a weight, which must not change the number."""
+    ids, weights = collate(answer_rows(reader(), questions("S2")[:6]))
+    weights = weights * torch.rand(weights.shape, generator=torch.Generator().manual_seed(0))
+    here, there = mean_loss(reader(), ids, weights), weighted_loss(reader().model, ids, weights)
+    assert here.item() == pytest.approx(there.item(), rel=1e-5)
+    assert here.item() != pytest.approx(weighted_loss(reader().model, ids, torch.ones_like(weights)).item(), rel=1e-2)
+
+
+def test_continued_training_stores_what_it_reads_and_leaves_the_model_given_alone() -> None:
+    lm, g = reader(), small()
+    before = lm.fingerprint()
+    asked = [q.without_context() for q in g.questions["test"] if q.scenario == "S3"]
+    unread = [q.without_context() for q in g.questions["test"] if q.scenario == "S4"]
+    seen: list[float] = []
+    settings = TrainSettings(passes=6, lr=2e-3, tokens=512)
+    rows = infusion_rows(lm, HERE, g.split.parametric, InfusionSettings())
+    after = fine_tune(lm, rows, settings, seed=1, watch=lambda done, _: seen.append(done))
+    right = study.graded(after, asked, g, "CT")["right"].mean()
+    assert right > 0.5 > study.graded(lm, asked, g, "Direct")["right"].mean()
+    known = [(a, s.object) for q, said in zip(unread, study.answers(after, unread), strict=True)
+             for a, s in zip(said, q.asked, strict=True)]  # fmt: skip
+    assert sum(a == b for a, b in known) <= 0.3 * len(known)  # the control: nobody taught it these
+    assert lm.fingerprint() == before != after.fingerprint()
+    assert seen == [float(i) for i in range(1, 7)]
+    assert not any(p.requires_grad for p in (*after.model.parameters(), *lm.model.parameters()))
+
+
+def test_training_follows_from_its_seed() -> None:
+    rows = answer_rows(reader(), questions("S2")[:12])
+    settings = TrainSettings(passes=1, lr=1e-3, tokens=256)
+    prints = [fine_tune(reader(), rows, settings, seed=seed).fingerprint() for seed in (1, 1, 2)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_answers_do_not_depend_on_the_batch_and_are_greedy() -> None:
+    lm, some = reader(), [*questions("S1")[:4], *questions("S2")[:4], *questions("S4")[:4]]
+    together = study.answers(lm, some)
+    assert [study.answers(lm, [q])[0] for q in reversed(some)] == together[::-1]
+    for q, said in zip(some, together, strict=True):
+        best = int(lm.next_logprobs(q.prompt()).argmax())
+        assert said[0].split()[0] == lm.tokenizer.decode([best]).strip()
+        assert len(said) == len(q.asked)
+    assert all(said == q.answers for q, said in zip(some[:4], together[:4], strict=True))
+
+
+def test_second_parts_are_asked_behind_the_models_own_first_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def nonsense(lm: LM, prompts: list[str]) -> list[str]:
+        asked.extend(prompts)
+        return ["nothing"] * len(prompts)
+
+    monkeypatch.setattr(study, "continuations", nonsense)
+    two, one = questions("S2")[:2], [q for q in questions("S1") if len(q.asked) == 1][:2]
+    assert study.answers(reader(), [*two, *one]) == [("nothing",) * 2] * 2 + [("nothing",)] * 2
+    assert asked[4:] == [q.prompt(["nothing"]) for q in two]
+    assert asked[4:] != [q.prompt(q.answers[:1]) for q in two]
+
+
+def test_without_training_the_reader_reads_and_refuses() -> None:
+    asked = [*questions("S1"), *questions("S3")[:20], *questions("S4")]
+    shares = study.graded(reader(), asked, ground(), "Direct").groupby("scenario")["right"].mean()
+    assert shares[["S1", "S4"]].min() > 0.9
+    assert shares["S3"] == 0  # nobody told it
+
+
+# The tables
+
+
+def test_tables_have_the_papers_rows_and_count_in_per_cent() -> None:
+    direct = study.ask({"Direct": reader(), "Easy": reader()}, small())
+    wide = study.table_3(direct)
+    paper = reported.table_3()
+    assert list(wide.index) == list(paper.index)
+    for scenario in ("S1", "S2", "S3"):
+        degrees = wide.loc[[(scenario, m) for m in ("complete", "partial", "uncover")], "Direct"]
+        assert degrees.sum() == pytest.approx(100, abs=0.2)
+    rows = direct[(direct["mode"] == "Direct") & (direct["scenario"] == "S2")]
+    assert wide.loc[("S2", "accuracy"), "Direct"] == pytest.approx(100 * rows["right"].mean(), abs=0.05)
+    assert "S4" not in set(direct[direct["mode"] == "Easy"]["scenario"])
+    alone = study.table_2(study.without_context(reader(), small(), "Direct"))
+    assert list(alone.columns) == list(reported.table_2().columns)
+
+
+def test_reported_coverage_adds_up() -> None:
+    """A digit mistyped from the paper would show here; its own rounding leaves a tenth or two."""
+    two = reported.table_2()[["complete", "partial", "uncover"]].sum(axis=1)
+    assert two.to_list() == pytest.approx([100] * len(two), abs=0.15)
+    three = reported.table_3()
+    for scenario in ("S1", "S2", "S3"):
+        total = three.loc[[(scenario, m) for m in ("complete", "partial", "uncover")]].sum()
+        assert total.to_list() == pytest.approx([100] * len(total), abs=0.15)
+
+
+def test_newcombes_interval_of_unpaired_shares() -> None:
+    """56/70 against 48/80: the example of Newcombe's paper on differences of proportions, method 10."""
+    import pandas as pd
+
+    one, other = pd.Series([1.0] * 56 + [0.0] * 14), pd.Series([1.0] * 48 + [0.0] * 32)
+    found = study.apart(one, other)
+    assert found.mean == pytest.approx(0.2)
+    assert (round(found.low, 4), round(found.high, 4)) == (0.0524, 0.3339)
+    back = study.apart(other, one)
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
