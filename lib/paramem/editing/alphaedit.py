@@ -2,9 +2,9 @@ r"""AlphaEdit: many facts at once, in directions that the keys to be kept do not
 
 MEMIT pays for what it does to old keys. AlphaEdit takes directions away instead: the change of a layer is projected on
 what is left when the directions of the keys to keep are removed, and the penalty goes. What the layer answers to a key
-without a part in the free directions cannot change. Which keys these are depends on what C was counted over: a subject
-that is rare in ordinary text may lie in free directions for the most part, and then its answers are not held;
-``share_inside`` measures it.
+without a part in the free directions cannot change. Which keys these are depends on what C was counted over: keys of
+subjects that are rare in ordinary text have a part in these directions, and what the layer answers to them does change;
+``share_inside`` measures how large it is.
 
 1. ``null_space``       U: the directions in which keys over ordinary text have next to no energy; P = U U'
 2. ``target_states``    as MEMIT (`paramem.editing.memit`)
