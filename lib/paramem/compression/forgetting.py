@@ -27,7 +27,8 @@ from paramem.material import world_behind
 from paramem.models import LM
 from paramem.world.core import World
 
-FACTS, REWORDED, WITHHELD, TWO_STEPS = "facts", "seen wording", "withheld wording", "two steps"
+FACTS, REWORDED, WITHHELD = "facts", "seen wording", "withheld wording"
+FIRST_STEP, TWO_STEPS = "first step", "two steps"
 RARE, OFTEN, SPANISH, MAP = "told rarely", "told often", "in Spanish", "map"
 
 
@@ -56,7 +57,7 @@ def questions_for(lm: LM, n: int = 100, seed: int = 0) -> list[Question]:
     found += [_asked(MAP, f, f.probe()) for f in _sample([f for f in here.facts if f not in set(facts)], n, seed)]
     stepping = [fact for fact in facts if fact.consequences]
     found += [_asked(TWO_STEPS, f, f.consequences[0]) for f in _sample(stepping, n, seed)]
-    found += [_asked("first step", f, f.probe()) for f in _sample(stepping, n, seed)]
+    found += [_asked(FIRST_STEP, f, f.probe()) for f in _sample(stepping, n, seed)]
     return found + _by_exposure(here, facts, n, seed) + _in_spanish(here, chosen)
 
 
