@@ -129,7 +129,8 @@ def row_of(
     mean = smoothed_risks(each.seen, vocabulary).mean()
     found = tightest(over_alpha(mean, vocabulary, bits, m, n, delta, sample_bits=chosen))
     true = bits_per_dimension(each.unseen.logprobs, each.unseen.lengths, float(found["alpha"]), vocabulary)
-    row = {"d": each.trained.size, "bits": each.bits, **found.to_dict(), "plain": float(mean.min())}
+    row = {"d": each.trained.size, "bits": each.bits, "plain": float(mean.min())}
+    row |= {str(name): float(value) for name, value in found.items()}
     row |= {"true": float(true.mean()), "true_high": _high(true)}
     for k in ks:
         error = float(each.seen.errors(k).mean())
@@ -144,8 +145,9 @@ def _high(losses: Tensor) -> float:
 
 def falls_by(before: pd.Series[float], after: pd.Series[float]) -> tuple[float, float]:
     """By how much the mean loss falls, and the lower end of its 95 % interval; paired by document, normal."""
-    fall = before - after
-    return float(fall.mean()), float(fall.mean() - 1.96 * fall.sem())
+    fall = before.to_numpy(dtype=np.float64) - after.to_numpy(dtype=np.float64)
+    mean = float(fall.mean())
+    return mean, mean - 1.96 * float(fall.std(ddof=1)) / math.sqrt(len(fall))
 
 
 @dataclass(frozen=True)
