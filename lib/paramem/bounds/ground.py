@@ -173,7 +173,7 @@ def train(lm: LM, documents: Documents, training: Training, seed: int) -> Traine
     return Trained(lm, training, seed, done)
 
 
-def pretrained(architecture: Architecture, size: str, source: Source, seed: int, *, steps: int = 600) -> LM:
+def pretrained(architecture: Architecture, size: str, source: Source, seed: int, *, steps: int = 400) -> LM:
     """A theta_0 that has seen documents of another source, 64 a step: trained in full, not quantised."""
     lm = fresh_lm(architecture, size, seed)
     training = Training(rank=None, dimension=None, steps=steps, quantised_steps=0)
