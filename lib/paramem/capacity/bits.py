@@ -27,7 +27,7 @@ DEPARTURES = {
     "names": (
         "N log2(N_0 / e^p1), which counts log2 N_0 for each name though names do not repeat",
         "the falling factorial log2(N_0 (N_0 - 1) ... (N_0 - N + 1)) less the loss",
-        "exact for every N <= N_0; our pools of names are small, so that the two differ by up to 8 %",
+        "exact for every N <= N_0, and our pool of names is small",
     ),
     "negative": (
         "the ratio may fall below zero for a model that is surely wrong",

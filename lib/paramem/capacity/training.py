@@ -38,7 +38,7 @@ Junk: TypeAlias = Literal["none", "strangers", "repeated"]
 DEPARTURES = {
     "sizes": (
         "models of 1 to 500 million parameters, trained in 16-bit precision",
-        "models of 2 to 16 thousand parameters, trained in 32 bits",
+        "models of 2 to 5 thousand parameters, trained in 32 bits",
         "a model that holds two bits a parameter after 1000 exposures costs the square of its size to train",
     ),
     "schedule": (
