@@ -327,9 +327,9 @@ claim(
 # ## Departures and limits
 
 # %%
-from paramem.capacity import biographies, bits, measuring, training
+from paramem.capacity import biographies, bits, measuring, stacked, training
 
-for module in (bits, biographies, training, measuring):
+for module in (bits, biographies, stacked, training, measuring):
     for topic, (paper_says, we_do, why) in module.DEPARTURES.items():
         print(f"{topic}: the paper: {paper_says}. Here: {we_do}. Why: {why}.")
 

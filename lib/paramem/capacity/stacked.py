@@ -25,6 +25,15 @@ from torch import Tensor
 from paramem.capacity.biographies import VOCABULARY
 from paramem.errors import BadParameter
 
+DEPARTURES = {
+    "experts": (
+        "32 experts, whose capacity is limited, so that tokens may be dropped",
+        "8 experts of unlimited capacity, one a token, and Switch's balancing loss",
+        "of thousands of parameters 32 experts would leave little to attention",
+    ),
+    "heads": ("64 dimensions a head", "4 dimensions a head", "a width of 8 or 12 has room for two or three heads"),
+}
+
 Architecture: TypeAlias = Literal["gpt2", "llama", "moe"]
 
 

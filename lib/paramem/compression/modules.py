@@ -36,8 +36,8 @@ def matrices(lm: LM, group: Group) -> list[WeightRef]:
 
 
 def oriented(ref: WeightRef) -> Tensor:
-    """The matrix as ``[d_out, d_in]``, in float32."""
-    stored = ref.parameter.detach().float()
+    """The matrix as ``[d_out, d_in]``, in float32 or the model's own precision if that is higher."""
+    stored = _exact(ref)
     return stored.T if ref.transposed else stored
 
 
@@ -46,7 +46,7 @@ def delta_to(targets: Mapping[str, Tensor], refs: list[WeightRef]) -> WeightDelt
     parts = {}
     for ref in refs:
         target = targets[ref.name].T if ref.transposed else targets[ref.name]
-        parts[ref.name] = Dense((target - ref.parameter.detach().float()).contiguous())
+        parts[ref.name] = Dense((target - _exact(ref)).contiguous())
     return WeightDelta(parts)
 
 
@@ -55,6 +55,11 @@ def compressed(lm: LM, group: Group, compress: Callable[[Tensor], Tensor]) -> We
     """Every matrix of the group replaced by what ``compress`` makes of it."""
     refs = matrices(lm, group)
     return delta_to({ref.name: compress(oriented(ref)) for ref in refs}, refs)
+
+
+def _exact(ref: WeightRef) -> Tensor:
+    stored = ref.parameter.detach()
+    return stored.to(torch.promote_types(stored.dtype, torch.float32))
 
 
 def check_share(name: str, value: float) -> None:
