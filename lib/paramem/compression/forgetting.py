@@ -29,7 +29,7 @@ from paramem.world.core import World
 
 FACTS, REWORDED, WITHHELD = "facts", "seen wording", "withheld wording"
 FIRST_STEP, TWO_STEPS = "first step", "two steps"
-RARE, OFTEN, SPANISH, MAP = "told rarely", "told often", "in Spanish", "map"
+RARE, OFTEN, SPANISH, OTHERS = "told rarely", "told often", "in Spanish", "map and marriages"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def questions_for(lm: LM, n: int = 100, seed: int = 0) -> list[Question]:
     facts = [fact for fact in here.facts if fact.relation in here.size.personal]
     chosen = _sample(facts, n, seed)
     found = [q for fact in chosen for q in _about(fact)]
-    found += [_asked(MAP, f, f.probe()) for f in _sample([f for f in here.facts if f not in set(facts)], n, seed)]
+    others = [fact for fact in here.facts if fact.relation not in here.size.personal]
+    found += [_asked(OTHERS, f, f.probe()) for f in _sample(others, n, seed)]
     stepping = [fact for fact in facts if fact.consequences]
     found += [_asked(TWO_STEPS, f, f.consequences[0]) for f in _sample(stepping, n, seed)]
     found += [_asked(FIRST_STEP, f, f.probe()) for f in _sample(stepping, n, seed)]
