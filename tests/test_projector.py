@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from paramem.bounds.projector import KroneckerProjector
 from paramem.errors import BadInput, BadParameter
@@ -60,6 +62,35 @@ def test_nothing_as_large_as_the_matrix_is_ever_made() -> None:
     assert projector.left.numel() + projector.right.numel() < 1_000_000
     w = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
     assert float(projector(w).norm()) == pytest.approx(float(w.norm()), rel=1e-3)
+
+
+class Watched(TorchDispatchMode):
+    """The largest tensor that any operation gives."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        found = func(*args, **(kwargs or {}))
+        for each in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(each, torch.Tensor):
+                self.largest = max(self.largest, each.numel())
+        return found
+
+
+@pytest.mark.parametrize("which", ["forward", "transpose"])
+def test_time_grows_with_d_sqrt_d_and_memory_with_the_parameters_alone(which: str) -> None:
+    """Counted, not timed: multiplications and additions of matrix products, and the largest tensor."""
+    flops, largest = {}, {}
+    for n, d in [(40_000, 100), (40_000, 400), (160_000, 400)]:
+        projector = KroneckerProjector.random(n, d, 0)
+        apply, given = (projector, torch.ones(d)) if which == "forward" else (projector.transpose, torch.ones(n))
+        with FlopCounterMode(display=False) as counter, Watched() as watch:
+            apply(given)
+        flops[n, d], largest[n, d] = counter.get_total_flops(), watch.largest
+    assert flops[40_000, 400] / flops[40_000, 100] == pytest.approx(2, rel=0.15), "four times d: twice the work"
+    assert flops[160_000, 400] / flops[40_000, 400] == pytest.approx(4, rel=0.15), "four times D: four times"
+    assert flops[160_000, 400] < 2.3 * 160_000 * 20 < 2 * 160_000 * 400, "the last would be the dense matrix"
+    assert all(most <= 1.01 * n for (n, _), most in largest.items())
 
 
 def test_bad_input() -> None:

@@ -73,9 +73,12 @@ class KroneckerProjector:
     def transpose(self, v: Tensor) -> Tensor:
         """P^T v, (dimension,), of v (n_parameters,): the gradient in w, of one in theta."""
         self._check(v, self.n_parameters)
-        rows, columns = len(self.left), len(self.right)
-        theta = torch.nn.functional.pad(v, (0, rows * columns - len(v))).view(rows, columns)
-        return (self.left.T @ theta @ self.right).flatten()[: self.dimension]
+        columns = len(self.right)
+        whole = len(v) // columns  # rows of Theta that v fills; the last one may be cut off, and is not padded
+        omega = self.left[:whole].T @ (v[: whole * columns].view(whole, columns) @ self.right)
+        if rest := len(v) - whole * columns:
+            omega = omega + torch.outer(self.left[whole], v[-rest:] @ self.right[:rest])
+        return omega.flatten()[: self.dimension]
 
     def _check(self, vector: Tensor, length: int) -> None:
         if vector.shape != (length,):

@@ -1,0 +1,84 @@
+"""What bounds cost: the projector beside a copy of its parameters, a SubLoRA step beside a LoRA step, a certificate
+beside the forwards of its documents; measured in one run on one thread.
+
+    python benchmarks/bounds.py [--repeats 9]
+
+The limit of the projector is the memory bandwidth: the time of one copy of D numbers in the same run. Ratios, so that a
+busy machine does not matter; the exit status is 1 when one exceeds its budget.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import typer
+from core import Measured, measure, show
+
+from paramem.bounds.ground import certified, fresh_lm, score
+from paramem.bounds.projector import KroneckerProjector
+from paramem.bounds.source import Source
+from paramem.bounds.sublora import SubLora, SubLoraSettings
+
+N_PARAMETERS, DIMENSION, DOCUMENTS = 4_000_000, 100, 10_000
+
+
+@torch.no_grad()
+def projecting(repeats: int) -> Iterator[Measured]:
+    projector = KroneckerProjector.random(N_PARAMETERS, DIMENSION, 0)
+    w, v = torch.randn(DIMENSION), torch.randn(N_PARAMETERS)
+    room = torch.empty_like(v)
+    for name, thing in {"P w": lambda: projector(w), "P^T v": lambda: projector.transpose(v)}.items():
+        what = f"{name}, D = {N_PARAMETERS:,}, d = {DIMENSION:,}"
+        yield measure(what, "copy of D numbers", 3.0, thing, lambda: room.copy_(v), repeats)
+
+
+def steps(size: str, repeats: int) -> Iterator[Measured]:
+    lm, documents = fresh_lm("gpt2", size, 0), Source().draw(1000, 0)
+    batch = documents.batch(np.arange(32))
+    models = [SubLora.of(lm, SubLoraSettings(rank=8, dimension=d)) for d in (1000, None)]
+
+    def step(model: SubLora, w: torch.Tensor) -> None:
+        (w.grad,) = torch.autograd.grad(model.loss(w, batch), [w])
+
+    ours, lora = (torch.zeros(model.dimension, requires_grad=True) for model in models)
+    yield measure(
+        f"SubLoRA step, {size}, {len(models[1].start):,} numbers through 1,000",
+        "LoRA step on the same rows",
+        1.3,
+        lambda: step(models[0], ours),
+        lambda: step(models[1], lora),
+        repeats,
+    )
+
+
+@torch.no_grad()
+def certificates(size: str, repeats: int) -> Iterator[Measured]:
+    lm, documents = fresh_lm("gpt2", size, 0), Source().draw(DOCUMENTS, 0)
+    rows = np.arange(DOCUMENTS)
+    unseen = score(lm, documents, rows[:100])
+    yield measure(
+        f"bounds on bits and errors from {DOCUMENTS:,} documents, {size}",
+        "plain forwards of these documents",
+        1.2,
+        lambda: certified(score(lm, documents, rows), unseen, 4000.0, 50_000, n_choices=1),
+        lambda: [lm.model(input_ids=batch.input_ids, use_cache=False) for _, batch in documents.batches(rows)],
+        max(3, repeats // 3),
+    )
+
+
+def main(size: str = "huge", repeats: int = 9) -> None:
+    """Print the table of ratios; exit 1 when one exceeds its budget."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    found = [*projecting(4 * repeats), *steps(size, repeats), *certificates(size, repeats)]
+    raise typer.Exit(int(show(f"bounds, gpt2 {size}", found)))
+
+
+if __name__ == "__main__":
+    typer.run(main)
