@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from paramem.arch import Site
-from paramem.editing.least_squares import exact_solution, normal_solution, summed_solution
+from paramem.editing.least_squares import each_alone, exact_solution, normal_solution, summed_solution
 from paramem.editing.memit import target_states
 from paramem.editing.requests import check_requests
-from paramem.editing.spreading import SpreadSettings, moment_of, write
+from paramem.editing.spreading import SpreadSettings, moment_of, write, write_each
 from paramem.errors import BadParameter
 from paramem.facts import EditRequest
 from paramem.interventions import Dense, LowRank, WeightDelta
@@ -112,3 +112,17 @@ def emmet(
         return equality_delta(second[layer], K, R, settings.ridge * lm.d_mlp)
 
     return write(lm, requests, z, Site("resid_post", settings.last), settings, solve)
+
+
+def emmet_each(
+    lm: LM, requests: Sequence[EditRequest], settings: EmmetSettings, moments: Mapping[int, Tensor] | None = None
+) -> list[WeightDelta]:
+    """Every request as an edit of its own on the model as it is, computed side by side."""
+    many = check_requests(lm, requests, settings.layers, together=False)
+    second = {layer: moment_of(moments, layer, "emmet") for layer in settings.layers}
+    z, mu = target_states(lm, many, settings).after[0], settings.ridge * lm.d_mlp if settings.together else 0.0
+
+    def solve(layer: int, K: Tensor, R: Tensor) -> Sequence[Dense | LowRank]:
+        return each_alone(second[layer], K, R, mu)
+
+    return write_each(lm, many, z, Site("resid_post", settings.last), settings, solve)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from paramem.arch import Site
 from paramem.editing.requests import check_requests
+from paramem.editing.targets import of_like_length
 from paramem.errors import BadParameter
 from paramem.facts import EditRequest
 from paramem.hooks import Blocks, Patch
@@ -113,9 +114,13 @@ def fine_tune_each(
     and which stands still once its loss is below ``stop_below``.
     """
     check_requests(lm, requests, [settings.layer], together=False)
-    if len(requests) > batch_size:
-        parts = [requests[i : i + batch_size] for i in range(0, len(requests), batch_size)]
-        return [delta for part in parts for delta in fine_tune_each(lm, part, settings, batch_size=batch_size)]
+    found: dict[int, WeightDelta] = {}
+    for some in of_like_length(requests, batch_size):
+        found |= dict(zip(some, _tuned(lm, [requests[i] for i in some], settings), strict=True))
+    return [found[i] for i in range(len(requests))]
+
+
+def _tuned(lm: LM, requests: Sequence[EditRequest], settings: FineTuneSettings) -> list[WeightDelta]:
     name, W, transposed = lm.weight(settings.layer, "down")
     batch = lm.encode([r.prompt for r in requests], [r.target_new for r in requests])
     owner = batch.target_mask.nonzero(as_tuple=True)[0]

@@ -67,6 +67,13 @@ def summed_solution(C: Tensor | None, K: Tensor, R: Tensor) -> Dense | LowRank:
     return as_part(R.double() / alone, directions.T, R)
 
 
+def each_alone(C: Tensor | None, K: Tensor, R: Tensor, mu: Tensor | float) -> list[Dense | LowRank]:
+    """For each key by itself r (k' C^-1 k + mu)^-1 k' C^-1, where C is taken apart once for all; mu: one, or (n,)."""
+    directions = _whitened(C, K.double())
+    weights = R.double() / ((K.double() * directions).sum(0) + mu)
+    return [as_part(weights[:, [i]], directions.T[[i]], R) for i in range(K.shape[1])]
+
+
 def _inner(C: Tensor | None, K: Tensor, R: Tensor, mu: float) -> Dense | LowRank:
     """R (K' C^-1 K + mu)^-1 K' C^-1."""
     K64, R64 = K.double(), R.double()

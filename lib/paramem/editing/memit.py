@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from paramem.arch import Site
-from paramem.editing.least_squares import normal_solution
+from paramem.editing.least_squares import each_alone, normal_solution
 from paramem.editing.requests import check_requests
-from paramem.editing.spreading import SpreadSettings, moment_of, write
+from paramem.editing.spreading import SpreadSettings, moment_of, write, write_each
 from paramem.editing.targets import States, optimise_states
 from paramem.errors import BadParameter
 from paramem.facts import EditRequest
@@ -118,3 +118,19 @@ def memit(
         return least_squares_delta(C, K, R, settings.balance * width)
 
     return write(lm, requests, z, Site("resid_post", settings.last), settings, solve)
+
+
+def memit_each(
+    lm: LM, requests: Sequence[EditRequest], settings: MemitSettings, moments: Mapping[int, Tensor] | None = None
+) -> list[WeightDelta]:
+    """Every request as an edit of its own on the model as it is, computed side by side."""
+    many = check_requests(lm, requests, settings.layers, together=False)
+    second = {each: moment_of(moments, each, "memit") if settings.covariance else None for each in settings.layers}
+    z = target_states(lm, many, settings).after[0]
+
+    def solve(layer: int, K: Tensor, R: Tensor) -> Sequence[Dense | LowRank]:
+        C = second[layer]
+        widths: Tensor | float = lm.d_mlp if C is not None else K.double().square().sum(0)
+        return each_alone(C, K, R, settings.balance * widths)
+
+    return write_each(lm, many, z, Site("resid_post", settings.last), settings, solve)

@@ -27,9 +27,10 @@ from typing import Literal
 from torch import Tensor
 
 from paramem.arch import Site
+from paramem.editing.least_squares import each_alone
 from paramem.editing.memit import least_squares_delta
 from paramem.editing.requests import check_requests
-from paramem.editing.spreading import SpreadSettings, moment_of, write
+from paramem.editing.spreading import SpreadSettings, moment_of, write, write_each
 from paramem.editing.targets import Place, States, optimise_states
 from paramem.errors import BadParameter
 from paramem.facts import EditRequest
@@ -110,3 +111,17 @@ def pmet(
         return least_squares_delta(second[layer], K, R, settings.balance * lm.d_mlp)
 
     return write(lm, requests, v_mlp, Site("mlp_out", settings.last), settings, solve)
+
+
+def pmet_each(
+    lm: LM, requests: Sequence[EditRequest], settings: PmetSettings, moments: Mapping[int, Tensor] | None = None
+) -> list[WeightDelta]:
+    """Every request as an edit of its own on the model as it is, computed side by side."""
+    many = check_requests(lm, requests, settings.layers, together=False)
+    second = {layer: moment_of(moments, layer, "pmet") for layer in settings.layers}
+    v_mlp = component_states(lm, many, settings).after[-1]
+
+    def solve(layer: int, K: Tensor, R: Tensor) -> Sequence[Dense | LowRank]:
+        return each_alone(second[layer], K, R, settings.balance * lm.d_mlp)
+
+    return write_each(lm, many, v_mlp, Site("mlp_out", settings.last), settings, solve)

@@ -22,6 +22,8 @@ from paramem.models import LM
 
 Solve = Callable[[int, Tensor, Tensor], Dense | LowRank]  # layer, K (d_mlp, n), R (d_model, n) -> a change of W
 
+SolveEach = Callable[[int, Tensor, Tensor], Sequence[Dense | LowRank]]  # the same, one change for each column
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpreadSettings(TargetSettings):
@@ -67,6 +69,22 @@ def write(
             written.enter_context(step.applied(lm))
             total = total + step
     return total
+
+
+def write_each(
+    lm: LM, requests: Sequence[EditRequest], z: Tensor, site: Site, settings: SpreadSettings, solve: SolveEach
+) -> list[WeightDelta]:
+    """As `write`, every request as an edit of its own; each reads its states under what it has written so far."""
+    lookups = Lookups.of(lm, requests, settings.contexts)
+    totals = [WeightDelta({}) for _ in requests]
+    for place, layer in enumerate(settings.layers):
+        keys, states = lookups.states(lm, Site("mlp_hidden", layer), site, edits=totals)
+        missing = settings.share(place) * (z - states[:, 0])
+        name, _, transposed = lm.weight(layer, "down")
+        changes = solve(layer, keys.mean(1).T, missing.T)
+        steps = [WeightDelta({name: turned(change) if transposed else change}) for change in changes]
+        totals = [total + step for total, step in zip(totals, steps, strict=True)]
+    return totals
 
 
 def turned(part: Dense | LowRank) -> Dense | LowRank:

@@ -12,6 +12,7 @@ A change enters the stream at one layer and one token a row, so everything below
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -22,6 +23,8 @@ from paramem.arch import Site
 from paramem.errors import BadParameter
 from paramem.facts import EditRequest
 from paramem.hooks import Blocks
+from paramem.interventions import WeightDelta
+from paramem.interventions.abreast import abreast
 from paramem.models import LM
 from paramem.tokens import Batch
 
@@ -73,11 +76,18 @@ class Lookups:
         return cls(n_contexts=len(contexts), chunks=tuple((batch.rows(part), columns[part]) for part in parts))
 
     @torch.no_grad()
-    def states(self, lm: LM, *sites: Site) -> list[Tensor]:
-        """The states at these sites, each (edits, contexts, width), in one forward of every prompt."""
+    def states(self, lm: LM, *sites: Site, edits: Sequence[WeightDelta] | None = None) -> list[Tensor]:
+        """The states at these sites, each (edits, contexts, width), in one forward of every prompt.
+
+        edits: for each request the change of weights that its own prompts are read under.
+        """
         found: list[list[Tensor]] = [[] for _ in sites]
+        read = 0
         for batch, columns in self.chunks:
-            states = lm.states(batch, sites)
+            owners = [row // self.n_contexts for row in range(read, read + len(batch))]
+            with nullcontext(lm) if edits is None else abreast(lm, edits, owners) as edited:
+                states = edited.states(batch, sites)
+            read += len(batch)
             for site, some in zip(sites, found, strict=True):
                 some.append(states[site][torch.arange(len(batch), device=columns.device), columns])
         joined = [torch.cat(some) for some in found]
@@ -110,17 +120,31 @@ def optimise_states(
     summed, Adam works on each component by itself, and an edit that is done stands still. Raises SubjectNotInPrompt,
     EmptyTarget, PromptTooLong.
     """
+    places_of = list(of_like_length(requests, batch_size))
     parts = [
-        _optimised(lm, _Problem.of(lm, requests[i : i + batch_size], layer, places, settings), settings)
-        for i in range(0, len(requests), batch_size)
+        _optimised(lm, _Problem.of(lm, [requests[i] for i in some], layer, places, settings), settings)
+        for some in places_of
     ]
-    if len(parts) == 1:
-        return parts[0]
+    order = [i for some in places_of for i in some]
+    back = sorted(range(len(order)), key=order.__getitem__)
+    losses = [each for part in parts for each in part.losses]
     return States(
-        before=tuple(torch.cat(some) for some in zip(*(part.before for part in parts), strict=True)),
-        after=tuple(torch.cat(some) for some in zip(*(part.after for part in parts), strict=True)),
-        losses=[losses for part in parts for losses in part.losses],
+        before=tuple(torch.cat(some)[back] for some in zip(*(part.before for part in parts), strict=True)),
+        after=tuple(torch.cat(some)[back] for some in zip(*(part.after for part in parts), strict=True)),
+        losses=[losses[i] for i in back],
     )
+
+
+def of_like_length(requests: Sequence[EditRequest], most: int) -> Iterator[list[int]]:
+    """Numbers of the requests, at most so many together; eight or more part where prompts become half as long again."""
+    held: list[int] = []
+    for i in sorted(range(len(requests)), key=lambda i: len(requests[i].prompt)):
+        longer = held and len(requests[i].prompt) > 1.5 * len(requests[held[0]].prompt)
+        if len(held) == most or (longer and len(held) >= 8):
+            yield held
+            held = []
+        held.append(i)
+    yield held
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
