@@ -30,6 +30,18 @@ def test_every_method_module_is_registered() -> None:
     assert declaring == {each.module for each in METHODS}
 
 
+def test_variants_name_a_method_of_their_own_module_and_differ_from_it() -> None:
+    known = {each.name: each for each in METHODS}
+    for each in METHODS:
+        if each.variant_of is None:
+            assert not each.sequel
+            continue
+        main = known[each.variant_of]
+        assert main.variant_of is None
+        assert (main.module, main.function) == (each.module, each.function)
+        assert dict(main.variant) != dict(each.variant)
+
+
 def test_names_and_variants_are_unique() -> None:
     assert len({each.name for each in METHODS}) == len(METHODS)
     assert len({(each.module, each.function, tuple(sorted(each.variant.items()))) for each in METHODS}) == len(METHODS)

@@ -25,6 +25,7 @@ ASSOCIATION: tuple[Method, ...] = (
         function="grace",
         settings="GraceSettings",
         variant={"replace": "prompt"},
+        variant_of="grace",
     ),
     Method(
         name="t-patcher",
@@ -46,6 +47,7 @@ ASSOCIATION: tuple[Method, ...] = (
         function="t_patcher",
         settings="PatcherSettings",
         variant={"silence": 0.0},
+        variant_of="t-patcher",
     ),
     Method(
         name="lora",
@@ -79,6 +81,7 @@ ASSOCIATION: tuple[Method, ...] = (
         function="low_rank",
         settings="LowRankSettings",
         variant={"adapter": "adalora", "objective": "last-token"},
+        variant_of="adalora",
     ),
     Method(
         name="adalora-fixed-ranks",
@@ -90,5 +93,6 @@ ASSOCIATION: tuple[Method, ...] = (
         function="low_rank",
         settings="LowRankSettings",
         variant={"adapter": "adalora", "allocate": False},
+        variant_of="adalora",
     ),
 )

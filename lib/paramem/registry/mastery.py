@@ -25,6 +25,7 @@ MASTERY: tuple[Method, ...] = (
         function="rome",
         settings="RomeSettings",
         variant={"keys": "original"},
+        variant_of="rome",
     ),
     Method(
         name="rome-no-covariance",
@@ -36,6 +37,7 @@ MASTERY: tuple[Method, ...] = (
         function="rome",
         settings="RomeSettings",
         variant={"covariance": False},
+        variant_of="rome",
     ),
     Method(
         name="ft-l",
@@ -90,6 +92,7 @@ MASTERY: tuple[Method, ...] = (
         function="knowledge_neuron_edit",
         settings="KnowledgeNeuronEditSettings",
         variant={"relation_share": None},
+        variant_of="kn",
     ),
     Method(
         name="memit",
@@ -111,6 +114,7 @@ MASTERY: tuple[Method, ...] = (
         function="memit",
         settings="MemitSettings",
         variant={"covariance": False},
+        variant_of="memit",
     ),
     Method(
         name="emmet",
@@ -132,6 +136,7 @@ MASTERY: tuple[Method, ...] = (
         function="emmet",
         settings="EmmetSettings",
         variant={"ridge": 1000 / 16384},
+        variant_of="emmet",
     ),
     Method(
         name="emmet-summed",
@@ -143,6 +148,8 @@ MASTERY: tuple[Method, ...] = (
         function="emmet",
         settings="EmmetSettings",
         variant={"together": False},
+        variant_of="emmet",
+        sequel=True,
     ),
     Method(
         name="pmet",
@@ -164,6 +171,7 @@ MASTERY: tuple[Method, ...] = (
         function="pmet",
         settings="PmetSettings",
         variant={"components": "mlp"},
+        variant_of="pmet",
     ),
     Method(
         name="alphaedit",
@@ -185,6 +193,8 @@ MASTERY: tuple[Method, ...] = (
         function="alphaedit",
         settings="AlphaEditSettings",
         variant={"batch": 1},
+        variant_of="alphaedit",
+        sequel=True,
     ),
     Method(
         name="alphaedit-forgetting",
@@ -196,6 +206,8 @@ MASTERY: tuple[Method, ...] = (
         function="alphaedit",
         settings="AlphaEditSettings",
         variant={"batch": 1, "remember": False},
+        variant_of="alphaedit",
+        sequel=True,
     ),
     Method(
         name="mend",

@@ -49,6 +49,8 @@ class Method:
         phase: where new knowledge enters the model; None for detectors.
         function, settings: names in ``module``.
         variant: the settings that make the variant.
+        variant_of: the method that this is a variant of, by name; None for a method of its own.
+        sequel: the variant differs only where several edits are made, together or one after the other.
     """
 
     name: str
@@ -60,6 +62,8 @@ class Method:
     function: str
     settings: str
     variant: Mapping[str, Any] = field(default_factory=dict)
+    variant_of: str | None = None
+    sequel: bool = False
 
     def resolve(self) -> Callable[..., Any]:
         """The function itself."""
@@ -215,7 +219,7 @@ class Method:
         if name == "trained" and given["trained"] is None:
             from paramem.editing.trained import load
 
-            return load(self.name, lm)
+            return load(self.variant_of or self.name, lm)  # a variant uses what its method learned
         if not given[name]:
             raise BadInput(f"{self.name} needs {name}, and none are given: edit(lm, requests, {name}=...)")
         return given[name]

@@ -25,6 +25,7 @@ RECOGNITION: tuple[Method, ...] = (
         function="ice",
         settings="IceSettings",
         variant={"template": "{fact}. {prompt}"},
+        variant_of="ice",
     ),
     Method(
         name="ike",
@@ -46,6 +47,7 @@ RECOGNITION: tuple[Method, ...] = (
         function="ike",
         settings="IkeSettings",
         variant={"copy": 2, "update": 6, "retain": 0},
+        variant_of="ike",
     ),
     Method(
         name="ike-released-form",
@@ -57,6 +59,7 @@ RECOGNITION: tuple[Method, ...] = (
         function="ike",
         settings="IkeSettings",
         variant={"demonstration": "New Fact: {fact}\nPrompt: {prompt} {answer}\n\n"},
+        variant_of="ike",
     ),
     Method(
         name="ike-passage",
@@ -68,6 +71,7 @@ RECOGNITION: tuple[Method, ...] = (
         function="ike",
         settings="IkeSettings",
         variant={"copy": 1, "update": 1, "retain": 2, "layout": "facts-first"},
+        variant_of="ike",
     ),
     Method(
         name="serac",
@@ -89,5 +93,6 @@ RECOGNITION: tuple[Method, ...] = (
         function="serac",
         settings="SeracSettings",
         variant={"scope": "cross"},
+        variant_of="serac",
     ),
 )
