@@ -11,16 +11,18 @@ import torch
 from families import make_lm
 from known import FACTS
 from paramem.editing.in_context import (
+    Demonstration,
     IceSettings,
     IkeSettings,
     demonstrable,
     demonstrations,
+    fitting,
     ice,
     ike,
     statement,
     unasked,
 )
-from paramem.errors import BadInput, BadParameter
+from paramem.errors import BadInput, BadParameter, PromptTooLong
 from paramem.facts import Fact
 from paramem.interventions import LogitsMix, MemoryPrompt, PromptRewrite, load_intervention
 from reading import EDITS
@@ -184,3 +186,21 @@ def test_a_memory_can_be_a_term_of_a_mix_and_survives_the_disk(tmp_path: Path) -
 
 def test_the_facts_of_the_pool_are_not_those_of_the_models() -> None:
     assert not {fact.id for fact in POOL} & {fact.id for fact in FACTS}
+
+
+def test_demonstrations_are_the_shortest_that_leave_room_and_keep_their_order() -> None:
+    lm, asked = make_lm("gpt2", max_position_embeddings=128), ONE
+    shown = [
+        Demonstration(kind="copy", fact="Ann " * n, prompt="Ann was born in", answer="Lyon") for n in (9, 2, 40, 5, 3)
+    ]
+    settings = IkeSettings()
+    with_room = fitting(lm, shown, asked, settings)
+    longest = [each for each in shown if each not in with_room]
+    assert with_room == [each for each in shown if each in with_room], "the order stays"
+    if longest:
+        assert min(len(each.fact) for each in longest) >= max(len(each.fact) for each in with_room)
+    huge = [Demonstration(kind="copy", fact="Ann " * 2000, prompt="Ann was born in", answer="Lyon")]
+    assert fitting(lm, [*huge, shown[1]], asked, settings) == [shown[1]]
+    with pytest.raises(PromptTooLong, match="room for no demonstration"):
+        fitting(lm, huge, asked, settings)
+    assert fitting(lm, [], asked, settings) == []

@@ -28,7 +28,7 @@ from typing import Literal, TypeAlias
 
 from paramem.editing.requests import check_requests
 from paramem.editing.retrieval import index, nearest
-from paramem.errors import BadInput, BadParameter
+from paramem.errors import BadInput, BadParameter, PromptTooLong
 from paramem.facts import EditRequest, Fact
 from paramem.interventions import MemoryPrompt, PromptRewrite
 from paramem.interventions.prompt import PLACE
@@ -59,6 +59,12 @@ DEPARTURES = {
         "IKE shows 32 demonstrations, of which 4 copy, 12 update and 16 retain",
         "8 by default in the same proportions: 1, 3 and 4",
         "the bundled models that read have a context of 192 tokens",
+    ),
+    "room": (
+        "all 32 demonstrations are shown",
+        "those that leave room for the longest question about the edit: the shortest ones, in the retriever's order; "
+        "an edit beside which not even one fits is refused",
+        "the bundled models that learned the six tasks have a context of 128 tokens",
     ),
     "demonstrations": (
         "IKE takes counterfactual records that are not evaluated, with paraphrases and neighbours written for them",
@@ -136,7 +142,7 @@ def ike(
 ) -> PromptRewrite | MemoryPrompt:
     """Demonstrations, then the new fact, in front of every prompt. facts: those that demonstrations are made of.
 
-    Raises BadInput when too few of them are left that nobody edits.
+    Raises BadInput when too few of them are left that nobody edits, PromptTooLong when the context has room for none.
     """
     many = check_requests(lm, requests)
     pool = demonstrable(facts, many)
@@ -151,7 +157,7 @@ def ike(
     for request in many:
         near = nearest(texts, statement(request), wanted) if texts else []
         shown = demonstrations([pool[i] for i in near], pool, settings, key=request.id)
-        templates.append(_context(shown, request, settings))
+        templates.append(_context(fitting(lm, shown, request, settings), request, settings))
     return _memory(many, templates, settings)
 
 
@@ -203,6 +209,31 @@ def demonstration(kind: DemonstrationKind, fact: Fact, pool: Sequence[Fact], rng
     forms = [fact.template] if kind == "copy" else list(fact.paraphrases or (fact.template,))
     prompt = fact.probe(rng.choice(forms)).prompt
     return Demonstration(kind=kind, fact=said, prompt=prompt, answer=new)
+
+
+def fitting(lm: LM, shown: Sequence[Demonstration], request: EditRequest, settings: IkeSettings) -> list[Demonstration]:
+    """As many demonstrations, in their order, as leave room for the longest question about the edit: the shortest.
+
+    Raises PromptTooLong when there is room for none.
+    """
+    asked = [f"{probe.prompt} {probe.target}" for _, _, probe in request.groups()] or [statement(request)]
+    room = lm.max_length - max(_length(lm, text) for text in asked)
+    lengths = [_length(lm, f"{each.fact} {each.prompt} {each.answer}") for each in shown]
+    shortest = sorted(range(len(shown)), key=lambda i: (lengths[i], -i))
+    for n in range(len(shown), 0, -1):
+        kept = [shown[i] for i in sorted(shortest[:n])]
+        if _length(lm, _context(kept, request, settings)) <= room:
+            return kept
+    if shown:
+        raise PromptTooLong(
+            f"edit {request.id!r}: beside its fact and a question of {lm.max_length - room} tokens, the context of "
+            f"{lm.max_length} has room for no demonstration; ask for none (copy=0, update=0, retain=0), or shorten them"
+        )
+    return []
+
+
+def _length(lm: LM, text: str) -> int:
+    return len(lm.tokenizer(text)["input_ids"])
 
 
 def statement(request: EditRequest) -> str:
