@@ -17,13 +17,13 @@ from families import make_lm
 from grounds import LAYER, REQUEST, SECOND, UNTOUCHED, model, trained
 from known import TEXTS
 from paramem.benchmarking import PROTOCOLS, TASKS, Materials, benchmark, editors, few_probes, tasks_for
-from paramem.benchmarking.abreast import abreast, fits
 from paramem.benchmarking.bench import Bench, materials_for
 from paramem.benchmarking.comparing import (
     as_corrected,
     difference,
     front,
     measure_of,
+    over_edits,
     per_edit,
     printed,
     within,
@@ -34,12 +34,14 @@ from paramem.benchmarking.figures import cost_bars, heat_map, pareto, stacked
 from paramem.benchmarking.mistakes import KINDS, counts, kind_of, mistakes
 from paramem.benchmarking.skills import Question, answered, batteries, changed
 from paramem.benchmarking.tasks import task_of
+from paramem.benchmarking.variants import beside, together, variants_of
 from paramem.errors import BadInput, BadParameter, IncompatibleIntervention, ParamemError, PassportMismatch
 from paramem.evaluation import Fluency, evaluate
 from paramem.evaluation.intervals import span
 from paramem.evaluation.knowedit import knowedit_columns
 from paramem.facts import EditRequest
-from paramem.interventions import Dense, HiddenStatePatch, Intervention, LowRank, WeightDelta
+from paramem.interventions import Dense, HiddenStatePatch, Intervention, LowRank, PromptRewrite, WeightDelta
+from paramem.interventions.abreast import abreast, fits
 from paramem.models import LM, Site, load
 from paramem.project import Project
 from paramem.readers import read_requests
@@ -71,6 +73,16 @@ def refuses(lm: LM, requests: Sequence[EditRequest], settings: Nothing) -> Inter
     if requests[0].source == "wikibio":
         raise BadInput("no biographies, please")
     return nothing(lm)
+
+
+def refuses_one(lm: LM, requests: Sequence[EditRequest], settings: Nothing) -> Intervention:
+    if any(each.id == "r1" for each in requests):
+        raise BadInput("not this one")
+    return says_one_thing(lm, requests, settings)
+
+
+def says_too_much(lm: LM, requests: Sequence[EditRequest], settings: Nothing) -> Intervention:
+    return PromptRewrite("Ann " * 200 + "{prompt}")
 
 
 def as_method(function: str) -> Method:
@@ -338,7 +350,7 @@ def test_what_cannot_run_abreast_says_so(lm: LM) -> None:
     assert not fits(lm, patch)
     with pytest.raises(IncompatibleIntervention, match="apply it alone"), abreast(lm, [patch]):
         pass
-    with pytest.raises(IncompatibleIntervention, match=r"3 edits.*2 rows"), abreast(lm, deltas(lm)) as edited:
+    with pytest.raises(IncompatibleIntervention, match=r"3 rows.*2 rows"), abreast(lm, deltas(lm)) as edited:
         edited.next_logprobs(["Ann was", "the company"])
     assert not any(module._forward_hooks for module in lm.model.modules()), "hooks come off after an error"
 
@@ -473,3 +485,54 @@ def test_materials_leave_the_edited_subjects_out() -> None:
     assert given.facts
     assert not edited & {fact.subject for fact in given.facts}
     assert isinstance(given, Materials)
+
+
+# Variants
+
+
+def test_variants_stand_under_their_method_and_batches_apart(lm: LM) -> None:
+    some = {"counterfact": TASKS_HERE["counterfact"][:2]}
+    chosen = editors("ft-m, alphaedit, emmet")
+    assert {each.name for each in variants_of(chosen)} == {"emmet-ridge"}
+    batches = variants_of(chosen, sequel=True)
+    assert {each.name for each in batches} == {"alphaedit-one-by-one", "alphaedit-forgetting", "emmet-summed"}
+    assert {each.name for each in editors("variants")} == {n.name for n in editors("all")} - {
+        n.name for n in editors("main")
+    }
+    how = {"layer": 1, "materials": Materials(texts=TEXTS["en"], facts=UNTOUCHED)}
+    main = benchmark(lm, some, editors("emmet"), fluency=None, **how)
+    both = beside(main, benchmark(lm, some, editors("emmet-ridge"), fluency=None, **how))
+    assert both.editors == ("emmet", "emmet-ridge")
+    joint = together(lm, some["counterfact"], editors("emmet, emmet-summed"), **how)
+    table = joint.table("counterfact", "generated")
+    assert list(table.index) == ["(before)", "emmet", "emmet-summed"]
+    assert joint.frames["emmet", "counterfact"]["request"].nunique() == 2
+
+
+def test_one_bad_edit_leaves_the_model_as_it_is_and_the_others_stand(lm: LM) -> None:
+    tasks = {"counterfact": TASKS_HERE["counterfact"]}
+    bench = benchmark(lm, tasks, [as_method("refuses_one"), as_method("says_one_thing")], layer=1, fluency=None)
+    assert not bench.refused
+    [(key, reasons)] = bench.missing.items()
+    assert key == ("refuses-one", "counterfact")
+    assert reasons == {"r1": "not this one"}
+    made = per_edit(bench, "refuses-one", ["counterfact"], "edit success", "generated")
+    kept = per_edit(bench, "refuses-one", ["counterfact"], "locality", "generated")
+    assert made["r1"] == 0 < made.drop("r1").min()
+    assert kept["r1"] == 1
+    assert set(bench.table("counterfact", "generated").index) == {"(before)", "refuses-one", "says-one-thing"}
+
+
+def test_what_cannot_be_asked_is_no_edit_that_failed(lm: LM) -> None:
+    tasks = {"counterfact": TASKS_HERE["counterfact"][:2]}
+    bench = benchmark(lm, tasks, [as_method("says_too_much"), as_method("does_nothing")], layer=1, fluency=None)
+    assert not bench.refused
+    assert "exceeds" in bench.unasked["says-too-much", "counterfact"] or "context" in str(bench.unasked)
+    assert bench.editors == ("does-nothing",)
+
+
+def test_a_few_edits_of_one_value_are_no_certainty() -> None:
+    sure, mixed = over_edits([1.0] * 6), over_edits([1.0, 0.5, 0.0, 1.0])
+    assert (sure.mean, sure.high) == (1.0, 1.0)
+    assert 0.5 < sure.low < 0.7
+    assert mixed == span([1.0, 0.5, 0.0, 1.0])

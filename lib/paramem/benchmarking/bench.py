@@ -6,14 +6,16 @@
     bench.refused                              # (editor, task) -> why it could not be run
 
 Every edit is made on the clean model, asked all its probes and taken off again. What the unedited model says is asked
-once per task. An editor that cannot make the edits of a task (nothing was meta-learned for this model, the model has no
-old answer to start from) is listed with the reason that it gives; any other error is an error.
+once per task. An editor that can make no edit of a task (nothing was meta-learned for this model, the model has no old
+answer to start from) is listed with the reason that it gives. One that cannot make some of them leaves the model as it
+is there, and these count as edits that failed. Edits that were made and cannot be asked after (with what they put
+before a prompt it exceeds the context) are listed apart; any other error is an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +25,12 @@ from paramem.benchmarking.configurations import configuration_of
 from paramem.benchmarking.costs import Cost, Meter
 from paramem.benchmarking.stories import fluency_rows, stories
 from paramem.benchmarking.tasks import TASKS, Measure, Protocol
-from paramem.errors import BadInput, BadParameter, ParamemError
+from paramem.errors import BadInput, BadParameter, ParamemError, PromptTooLong
 from paramem.evaluation import Baseline, Fluency, Metric, Summary, baseline, compare, evaluate, summarise
 from paramem.evaluation.knowedit import knowedit_columns
 from paramem.evaluation.summary import STATISTICS
 from paramem.facts import EditRequest, Fact
+from paramem.interventions import WeightDelta
 from paramem.registry import Method, methods
 
 if TYPE_CHECKING:
@@ -53,12 +56,16 @@ class Bench:
 
     frames   (editor, task) -> the tidy table of `evaluate`, with KnowEdit's columns
     costs    editor -> cost per edit, over all tasks that it was run on
-    refused  (editor, task) -> why it was not run
+    refused  (editor, task) -> why it made no edit
+    missing  (editor, task) -> the requests that it did not make an edit of, with the reason of each
+    unasked  (editor, task) -> why the edits were made and could not be asked after
     """
 
     frames: Mapping[tuple[str, str], pd.DataFrame]
     costs: Mapping[str, Cost]
     refused: Mapping[tuple[str, str], str]
+    missing: Mapping[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
+    unasked: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def editors(self) -> tuple[str, ...]:
@@ -111,17 +118,20 @@ class Bench:
 
 
 def editors(names: str = "all") -> tuple[Method, ...]:
-    """Registered editors: "all", "main" (no variants, whose names continue another's), or names with commas between.
+    """Registered editors: "all", "main" (no variants), "variants" (nothing else), or names with commas between.
 
     Raises BadParameter for a name that is none.
     """
     known = {each.name: each for each in methods("editor")}
-    main = [name for name in known if not any(name.startswith(f"{other}-") for other in known)]
+    main = [name for name, each in known.items() if each.variant_of is None]
+    groups = {"all": list(known), "main": main, "variants": [name for name in known if name not in main], "": []}
     wanted: list[str] = []
     for name in (each.strip() for each in names.split(",")):
-        wanted += {"all": list(known), "main": main, "": []}.get(name, [name])
+        wanted += groups.get(name, [name])
     if unknown := [name for name in wanted if name not in known]:
-        raise BadParameter(f"no editor is called {unknown[0]!r}; there are {', '.join(known)}, and 'main' or 'all'")
+        raise BadParameter(
+            f"no editor is called {unknown[0]!r}; there are {', '.join(known)}, and 'main', 'variants' or 'all'"
+        )
     return tuple(known[name] for name in dict.fromkeys(wanted))
 
 
@@ -140,16 +150,17 @@ def benchmark(
         raise BadInput("nothing to run: benchmark(lm, tasks_for(lm, ...), editors(...)) needs both")
     grounds = {task: _Ground.of(lm, requests, fluency, batch_size) for task, requests in tasks.items()}
     frames: dict[tuple[str, str], pd.DataFrame] = {}
-    refused: dict[tuple[str, str], str] = {}
+    listed: dict[str, dict[tuple[str, str], Any]] = {"refused": {}, "missing": {}, "unasked": {}}
     costs: dict[str, Cost] = {}
     for method in chosen:
         run = _Run.of(lm, method, tasks, grounds, layer, materials or Materials())
         told = run.with_texts(lm, tasks, grounds, fluency)
         frames.update({(method.name, task): knowedit_columns(frame) for task, frame in told})
-        refused.update({(method.name, task): why for task, why in run.refused.items()})
+        for kind, found in listed.items():
+            found.update({(method.name, task): why for task, why in getattr(run, kind).items()})
         if run.made:
             costs[method.name] = run.meter.cost(lm, [edit for edits in run.made.values() for edit in edits])
-    return Bench(frames=frames, costs=costs, refused=refused)
+    return Bench(frames=frames, costs=costs, **listed)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -167,26 +178,36 @@ class _Ground:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Run:
-    """One editor's edits by task, what the edited models say, and the tasks that it could not do."""
+    """One editor's edits by task, what the edited models say, and what it could not do; see `Bench`."""
 
     meter: Meter
     made: dict[str, list[Intervention]]
     frames: dict[str, pd.DataFrame]
     refused: dict[str, str]
+    missing: dict[str, dict[str, str]]
+    unasked: dict[str, str]
 
     @classmethod
     def of(
         cls, lm: LM, method: Method, tasks: Tasks, grounds: Mapping[str, _Ground], layer: int, materials: Materials
     ) -> _Run:
-        run = cls(meter=Meter(device=lm.device), made={}, frames={}, refused={})
+        run = cls(meter=Meter(device=lm.device), made={}, frames={}, refused={}, missing={}, unasked={})
+        with run.meter.running():
+            found = _made(lm, method, tasks, layer, materials)
         for task, requests in tasks.items():
+            failed = {one.id: each for one, each in zip(requests, found[task], strict=True) if isinstance(each, str)}
+            if len(failed) == len(requests):
+                run.refused[task] = next(iter(failed.values()))
+                continue
+            edits = [WeightDelta({}) if isinstance(each, str) else each for each in found[task]]
             try:
-                with run.meter.running():
-                    edits = edits_of(lm, method, requests, layer=layer, materials=materials)
                 run.frames[task] = evaluate(lm, requests, edits, before=grounds[task].before, name=method.name)
-                run.made[task] = edits
-            except ParamemError as error:
-                run.refused[task] = str(error)
+            except PromptTooLong as error:
+                run.unasked[task] = str(error)
+                continue
+            run.made[task] = edits
+            if failed:
+                run.missing[task] = failed
         return run
 
     def with_texts(
@@ -202,6 +223,24 @@ class _Run:
             own = {request.id for request in tasks[task]}
             rows = fluency_rows([story for story in told if story.request.id in own], "after")
             yield task, _with_rows(frame, [*grounds[task].told, *rows], fluency.seed)
+
+
+def _made(
+    lm: LM, method: Method, tasks: Tasks, layer: int, materials: Materials
+) -> dict[str, list[Intervention | str]]:
+    """The edits of every task, all in one call; where one of them fails, one by one, with the reason in its place."""
+    several = [request for requests in tasks.values() for request in requests]
+    found: list[Intervention | str] = []
+    try:
+        found += edits_of(lm, method, several, layer=layer, materials=materials)
+    except ParamemError:
+        for request in several:
+            try:
+                found += edits_of(lm, method, [request], layer=layer, materials=materials)
+            except ParamemError as error:
+                found.append(str(error))
+    each = iter(found)
+    return {task: [next(each) for _ in requests] for task, requests in tasks.items()}
 
 
 def edits_of(

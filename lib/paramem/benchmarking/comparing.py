@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from paramem.benchmarking.bench import Bench
 from paramem.benchmarking.tasks import TASKS, Measure, Protocol
 from paramem.errors import BadInput, BadParameter
-from paramem.evaluation.intervals import Span, span
+from paramem.evaluation.intervals import Span, span, wilson
 
 if TYPE_CHECKING:
     from paramem.taxonomy import Entry
@@ -45,7 +46,19 @@ def per_edit(bench: Bench, editor: str, tasks: Sequence[str], name: str, protoco
 def mean(bench: Bench, editor: str, tasks: Sequence[str], name: str, protocol: Protocol = "generated") -> Span:
     """A measure of one editor over the edits of several tasks; nan where none of them has probes for it."""
     values = per_edit(bench, editor, tasks, name, protocol)
-    return span(values) if len(values) else Span(np.nan, np.nan, np.nan)
+    return over_edits(values) if len(values) else Span(np.nan, np.nan, np.nan)
+
+
+def over_edits(values: ArrayLike) -> Span:
+    """The mean over edits with its 95 % interval: Wilson's where every edit counts fully or not, else the bootstrap's.
+
+    Raises BadParameter without a value.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    found = span(numbers)
+    if np.isin(numbers, (0.0, 1.0)).all():
+        return Span(found.mean, *wilson(float(numbers.sum()), len(numbers)))
+    return found
 
 
 def difference(
@@ -78,14 +91,17 @@ def ran(bench: Bench, tasks: Sequence[str], names: Sequence[str] = ()) -> tuple[
     )
 
 
-def overview(bench: Bench, protocol: Protocol, names: Sequence[str] = SHARES) -> pd.DataFrame:
-    """Editors as rows; columns (task, measure) for the measures that are shares, one protocol throughout."""
+def overview(bench: Bench, protocol: Protocol, names: Sequence[str] = SHARES, *, before: bool = False) -> pd.DataFrame:
+    """Editors as rows; columns (task, measure) for the measures that are shares, one protocol throughout.
+
+    before: the unedited model as the first row; empty where a measure compares with it.
+    """
     parts = {}
     for task in bench.tasks:
-        table = bench.table(task, protocol, before=False)
+        table = bench.table(task, protocol, before=before)
         shown = [name for name in names if name in table and measure_of(task, name, protocol).column != "kl"]
         parts[TASKS[task].title] = table[shown]
-    return pd.concat(parts, axis=1).reindex(list(bench.editors))
+    return pd.concat(parts, axis=1).reindex([*(["(before)"] if before else []), *bench.editors])
 
 
 def spans(bench: Bench, tasks: Sequence[str], names: Sequence[str], protocol: Protocol = "generated") -> pd.DataFrame:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from paramem.benchmarking.bench import Materials
 from paramem.benchmarking.configurations import configuration_of
+from paramem.benchmarking.tasks import spread
 from paramem.evaluation import ask, bootstrap
 from paramem.facts import EditRequest
 from paramem.registry import Method
@@ -53,13 +54,7 @@ def batteries(lm: LM, n: int = 40) -> dict[str, tuple[Question, ...]]:
         found = {name: [Question(i.prompt, i.answers) for i in items] for name, (items, _) in spoken(here).items()}
     else:
         found = {"facts": [Question(fact.prompt, fact.probe().answers) for fact in here.facts]}
-    return {name: _spread(questions, n) for name, questions in found.items() if questions}
-
-
-def _spread(questions: Sequence[Question], n: int) -> tuple[Question, ...]:
-    if len(questions) <= n:
-        return tuple(questions)
-    return tuple(questions[i * len(questions) // n] for i in range(n))
+    return {name: spread(questions, n) for name, questions in found.items() if questions}
 
 
 def answered(lm: LM, asked: Batteries) -> dict[str, np.ndarray]:

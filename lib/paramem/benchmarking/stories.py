@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from paramem.benchmarking.abreast import abreast, fits
 from paramem.errors import BadParameter, PromptTooLong
 from paramem.evaluation.fluency import Fluency, generated_texts, generation_entropy
 from paramem.evaluation.plan import fluency_prompts
 from paramem.facts import EditRequest
+from paramem.interventions.abreast import abreast, fits
 
 if TYPE_CHECKING:
     from paramem.interventions import Intervention
@@ -39,7 +39,7 @@ def _texts(
     if edits is None:
         yield from _told(lm, prompts, how)
     elif all(fits(lm, edit) for edit in edits):
-        with abreast(lm, [edits[i] for i, _ in asked]) as edited:
+        with abreast(lm, edits, [i for i, _ in asked]) as edited:
             yield from _told(edited, prompts, how)
     else:
         for i, prompt in asked:

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from paramem.errors import BadInput, BadParameter
-from paramem.facts import EditRequest, FrozenDict, Probe
+from paramem.facts import EditRequest, FrozenDict
 
 if TYPE_CHECKING:
     from paramem.models import LM
 
 Protocol: TypeAlias = Literal["teacher_forced", "generated"]
 PROTOCOLS: tuple[Protocol, ...] = ("teacher_forced", "generated")
+T = TypeVar("T")
 Better: TypeAlias = Literal["higher", "lower"]
 
 
@@ -182,18 +183,18 @@ def few_probes(request: EditRequest, most: int) -> EditRequest:
     if most < 1:
         raise BadParameter(f"probes={most}: at least one of each kind.")
     groups = {
-        field: FrozenDict((name, _spread(probes, most)) for name, probes in getattr(request, field).items())
+        field: FrozenDict((name, spread(probes, most)) for name, probes in getattr(request, field).items())
         for field in ("portability", "locality")
     }
     prompts = {"generation_prompts": request.generation_prompts[:1]}
-    return request.model_copy(update={"paraphrases": _spread(request.paraphrases, most), **groups, **prompts})
+    return request.model_copy(update={"paraphrases": spread(request.paraphrases, most), **groups, **prompts})
 
 
-def _spread(probes: Sequence[Probe], most: int) -> tuple[Probe, ...]:
-    if len(probes) <= most:
-        return tuple(probes)
-    places = [round(i * (len(probes) - 1) / max(1, most - 1)) for i in range(most)]
-    return tuple(probes[place] for place in places)
+def spread(items: Sequence[T], most: int) -> tuple[T, ...]:
+    """At most so many of them, evenly from the first to the last."""
+    if len(items) <= most:
+        return tuple(items)
+    return tuple(items[round(i * (len(items) - 1) / max(1, most - 1))] for i in range(most))
 
 
 def tasks_for(

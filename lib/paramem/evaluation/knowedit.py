@@ -24,6 +24,11 @@ DEPARTURES = {
         "the request's target and its opposite, one text each",
         "those are what the edit was told; the others are accepted where the answer is generated",
     ),
+    "biographies": (
+        "a hallucination is corrected by a whole sentence of WikiBio",
+        "the testbeds' sentences end in what is corrected, and that word is the target",
+        "a sentence of the bundled worlds is a template with one object; the rest of it is no knowledge",
+    ),
     "kl": (
         "the released code takes the divergence over the tokens of answers about other topics",
         "at the token after the question, where Eq. (13) has the answer begin",
