@@ -15,10 +15,12 @@ from paramem.evaluation.ripple import ask_all, ripple
 from paramem.evaluation.ripple_map import (
     CLASSES,
     FORMS,
+    any_of_as_many,
     by_class,
     cells,
     class_intervals,
     in_sample,
+    known_in,
     paired,
     ripple_each,
 )
@@ -163,3 +165,25 @@ def test_the_picture_has_a_row_an_editor(lm: LM) -> None:
     assert [axis.get_title() for axis in figure.axes[::2]] == ["ft-m", "ft-l"]
     [frame] = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
     assert frame.get_xy() == (-0.5, -0.5), "the edited fact is framed"
+
+
+def test_the_chance_of_a_sample_is_that_of_drawing() -> None:
+    moved = pd.Series([True] * 3 + [False] * 17)
+    rng = np.random.default_rng(0)
+    drawn = [moved.to_numpy()[rng.permutation(20)[:5]].any() for _ in range(20000)]
+    assert any_of_as_many(moved, 5) == pytest.approx(np.mean(drawn), abs=0.01)
+    assert any_of_as_many(moved, 0) == 0 == any_of_as_many(pd.Series([False] * 4), 4)
+    assert any_of_as_many(moved, 18) == 1, "seventeen stayed"
+    with pytest.raises(BadInput, match="21 of 20"):
+        any_of_as_many(moved, 21)
+
+
+def test_what_was_known_is_what_was_answered(lm: LM) -> None:
+    asked = ask_all(lm, FACTS, kinds=("template",))
+    requests = [request(i, id=str(i)) for i in range(len(FACTS))]
+    exact = {
+        str(index) for index, _, p in asked.questions if bool(asked.answers.exact[asked.place[p.prompt, p.target]])
+    }
+    assert exact
+    assert known_in(asked, requests, "template") == exact
+    assert known_in(asked, requests, "inverse") == frozenset(), "the control: never asked"

@@ -95,6 +95,27 @@ def in_sample(moved: pd.DataFrame, requests: Sequence[EditRequest], group: str =
     return np.array([key in wanted for key in zip(moved["edit"], moved["fact"], strict=True)])
 
 
+def any_of_as_many(moved: pd.Series, n: int) -> float:
+    """The chance that one of ``n`` rows drawn at random, none twice, is among those that moved: nothing is drawn.
+
+    Raises BadInput for more rows than there are.
+    """
+    if not 0 <= n <= len(moved):
+        raise BadInput(f"{n} of {len(moved)} rows cannot be drawn")
+    total, still = len(moved), len(moved) - int(moved.sum())
+    return 1.0 - float(np.prod([(still - i) / (total - i) for i in range(min(n, still + 1))]))
+
+
+def known_in(asked: Asked, requests: Sequence[EditRequest], kind: str) -> frozenset[str]:
+    """Ids of the requests whose fact the model answers rightly in every question of that kind, and that have one."""
+    found: dict[tuple[str, str | None], list[bool]] = {}
+    for index, own, probe in asked.questions:
+        if own == kind:
+            fact, place = asked.facts[index], asked.place[probe.prompt, probe.target]
+            found.setdefault((fact.subject, fact.relation), []).append(bool(asked.answers.exact[place]))
+    return frozenset(r.id for r in requests if all(found.get((r.subject, r.relation), [False])))
+
+
 def cells(moved: pd.DataFrame, request: EditRequest) -> pd.DataFrame:
     """Loss of the right answer's probability after one edit, 0 to 1: a row a relation, a column a subject.
 
