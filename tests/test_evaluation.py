@@ -20,7 +20,7 @@ from paramem.evaluation.plan import Plan, data_hash, request_hash
 from paramem.evaluation.saying import greedy_path
 from paramem.facts import EditRequest, Fact
 from paramem.generation import Sampling, generate_tokens
-from paramem.interventions import HiddenStatePatch, PromptRewrite
+from paramem.interventions import Dense, HiddenStatePatch, PromptRewrite, WeightDelta
 from paramem.models import LM, Site
 
 
@@ -195,10 +195,30 @@ def test_what_the_unedited_model_says_is_asked_once(lm: LM) -> None:
     before = baseline(lm, REQUESTS, generated=False)
     with forwards(lm) as rows:
         evaluate(lm, REQUESTS, [nothing(lm)] * len(REQUESTS), before=before)
-    assert len(rows) == len(REQUESTS)  # one for each edit, none for the unedited model
+    assert len(rows) == 1  # one for all edits, none for the unedited model
+    alone = [always(lm, 5)] * len(REQUESTS)  # changes of the head, which rows cannot have each for itself
     with forwards(lm) as rows:
-        evaluate(lm, REQUESTS, [nothing(lm)] * len(REQUESTS), generated=False)
+        evaluate(lm, REQUESTS, alone, before=before)
+    assert len(rows) == len(REQUESTS)
+    with forwards(lm) as rows:
+        evaluate(lm, REQUESTS, alone, generated=False)
     assert len(rows) == len(REQUESTS) + 1
+
+
+def test_edits_asked_side_by_side_say_what_they_say_alone(lm: LM) -> None:
+    generator = torch.Generator().manual_seed(0)
+    place = lm.weight(1, "down")
+    shape = place.parameter.shape
+    edits = [WeightDelta({place.name: Dense(s * torch.randn(shape, generator=generator))}) for s in (0.0, 0.3, 1, 3)]
+    before = baseline(lm, REQUESTS)
+    together = evaluate(lm, REQUESTS, edits, before=before)
+    parts = [evaluate(lm, one, edit, before=before) for one, edit in zip(REQUESTS, edits, strict=True)]
+    order = ["state", "request", "probe", "protocol"]
+    apart = pd.concat(parts, ignore_index=True).sort_values(order, ignore_index=True)
+    together = together.sort_values(order, ignore_index=True)
+    pd.testing.assert_frame_equal(apart, together, rtol=1e-4, atol=1e-5)
+    changed = together[together["state"] == "after"].groupby("request")["kl"].max()
+    assert changed.iloc[0] < 1e-6 < changed.iloc[3], "the control: the rows are under different edits"
 
 
 def test_edits_one_by_one_make_the_table_of_all_at_once(lm: LM) -> None:

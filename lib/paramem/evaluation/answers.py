@@ -61,14 +61,14 @@ def encode_pairs(lm: LM, pairs: Sequence[Pair]) -> Batch:
 def ask(lm: LM, pairs: Sequence[Pair] | Batch, *, keep_next: bool = False, batch_size: int | None = None) -> Answers:
     """Score all pairs in one forward; many pairs, or more than `batch_size` rows, in pieces of rows of like length."""
     batch = pairs if isinstance(pairs, Batch) else encode_pairs(lm, pairs)
-    chunks = list(_chunks(lm, batch, batch_size))
+    chunks = list(chunks_of(lm, batch, batch_size))
     if len(chunks) == 1:
-        return _ask(lm, batch, keep_next)
+        return ask_chunk(lm, batch, keep_next)
     order = torch.cat(chunks)
-    return _joined([_ask(lm, batch.rows(chunk), keep_next) for chunk in chunks], order)
+    return joined_answers([ask_chunk(lm, batch.rows(chunk), keep_next) for chunk in chunks], order)
 
 
-def _chunks(lm: LM, batch: Batch, batch_size: int | None) -> Iterator[Tensor]:
+def chunks_of(lm: LM, batch: Batch, batch_size: int | None) -> Iterator[Tensor]:
     """Row numbers of each forward, rows of like length together, so that little is padded."""
     lengths, starts = batch.lengths.tolist(), batch.prompt_lengths.tolist()
     most_tokens = TOKENS_AT_ONCE.get(lm.device.type, TOKENS_AT_ONCE["cpu"])
@@ -86,7 +86,8 @@ def _chunks(lm: LM, batch: Batch, batch_size: int | None) -> Iterator[Tensor]:
     yield torch.tensor(held)
 
 
-def _ask(lm: LM, batch: Batch, keep_next: bool) -> Answers:
+def ask_chunk(lm: LM, batch: Batch, keep_next: bool) -> Answers:
+    """Score a batch in one forward."""
     # From each prompt's last token to its target's last: the places that say the target's tokens, and what follows it.
     columns = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
     asked = (columns >= batch.prompt_lengths[:, None] - 1) & (columns < batch.lengths[:, None])
@@ -112,7 +113,7 @@ def _ask(lm: LM, batch: Batch, keep_next: bool) -> Answers:
     )
 
 
-def _joined(parts: Sequence[Answers], order: Tensor) -> Answers:
+def joined_answers(parts: Sequence[Answers], order: Tensor) -> Answers:
     """The answers of chunks, in the order of the pairs given."""
     back = order.argsort()
     tokens = [tokens for part in parts for tokens in part.tokens]

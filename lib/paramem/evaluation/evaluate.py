@@ -24,8 +24,10 @@ from paramem.evaluation.fluency import Fluency
 from paramem.evaluation.plan import Plan, request_hash
 from paramem.evaluation.rows import table_rows
 from paramem.evaluation.saying import Asking, Said, answer_lengths, say
+from paramem.evaluation.side_by_side import say_each
 from paramem.facts import EditRequest
 from paramem.interventions import Intervention
+from paramem.interventions.abreast import fits
 from paramem.models import LM, Batch
 
 Method = Callable[[LM, EditRequest], Intervention]
@@ -117,10 +119,38 @@ def evaluate(
     plan = Plan.of(many)
     _check_baseline(lm, many, before)
     rows = list(table_rows(plan, many, before.said, None))
-    for group, edit in _states(lm, many, interventions):
-        asked = plan if len(group) == len(many) else Plan.of(group)
-        rows += table_rows(asked, group, _edited(lm, before, asked, group, edit), before.said)
+    for asked, group, said in _said(lm, before, plan, many, interventions):
+        rows += table_rows(asked, group, said, before.said)
     return _finished(pd.DataFrame(rows), before, plan, name or _label(interventions))
+
+
+def _said(
+    lm: LM, before: Baseline, plan: Plan, many: tuple[EditRequest, ...], interventions: Edits
+) -> Iterator[tuple[Plan, tuple[EditRequest, ...], Said]]:
+    """(plan, its requests, what the edited model says), in the order of the requests; side by side where edits fit."""
+    states = _states(lm, many, interventions)
+    if isinstance(interventions, (Sequence, Mapping)) and before.how.fluency is None and not lm.patches:
+        listed = list(states)
+        together = [i for i, (_, edit) in enumerate(listed) if fits(lm, edit)]
+        plans = [Plan.of(listed[i][0]) for i in together]
+        batches = [_rows(before, asked) for asked in plans]
+        said = say_each(lm, plans, [listed[i][1] for i in together], batches, before.how) if len(together) > 1 else []
+        found = dict(zip(together, zip(plans, said, strict=False), strict=False))
+        for i, (group, edit) in enumerate(listed):
+            if i in found:
+                yield found[i][0], group, found[i][1]
+            else:
+                asked = Plan.of(group)
+                yield asked, group, _edited(lm, before, asked, group, edit)
+        return
+    for group, edit in states:
+        asked = plan if len(group) == len(many) else Plan.of(group)
+        yield asked, group, _edited(lm, before, asked, group, edit)
+
+
+def _rows(before: Baseline, plan: Plan) -> Batch:
+    """The rows of the baseline that ask this plan."""
+    return before.batch.rows(torch.tensor([before.said.place[pair] for pair in plan.pairs]))
 
 
 def _finished(frame: pd.DataFrame, before: Baseline, plan: Plan, label: str) -> pd.DataFrame:
@@ -139,7 +169,7 @@ def _finished(frame: pd.DataFrame, before: Baseline, plan: Plan, label: str) -> 
 def _edited(lm: LM, before: Baseline, plan: Plan, requests: Sequence[EditRequest], edit: Intervention) -> Said:
     with edit.applied(lm) as edited:
         if edited.rewrites == lm.rewrites:  # the rows are those of the baseline: no need to tokenise again
-            batch = before.batch.rows(torch.tensor([before.said.place[pair] for pair in plan.pairs]))
+            batch = _rows(before, plan)
         else:
             batch = encode_pairs(edited, plan.pairs)
         return say(edited, plan, requests, batch, before.how)

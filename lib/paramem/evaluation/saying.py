@@ -57,7 +57,7 @@ class Said:
 def say(lm: LM, plan: Plan, requests: Sequence[EditRequest], batch: Batch, how: Asking) -> Said:
     """Ask a model state everything; `batch` holds the plan's pairs as rows, in order."""
     answers = ask(lm, batch, keep_next=how.keep_next, batch_size=how.batch_size)
-    wanted = _targets(batch)
+    wanted = targets_of(batch)
     texts, tokens = _answered(lm, plan, answers, wanted, how) if how.lengths is not None else ({}, {})
     return Said(
         place=plan.place,
@@ -69,7 +69,8 @@ def say(lm: LM, plan: Plan, requests: Sequence[EditRequest], batch: Batch, how: 
     )
 
 
-def _targets(batch: Batch) -> list[Tokens]:
+def targets_of(batch: Batch) -> list[Tokens]:
+    """The tokens of each row's target."""
     ids, starts, ends = (part.tolist() for part in (batch.input_ids, batch.prompt_lengths, batch.lengths))
     return [tuple(row[start:end]) for row, start, end in zip(ids, starts, ends, strict=True)]
 
@@ -86,15 +87,8 @@ def _answered(
 ) -> tuple[dict[str, str], dict[str, Tokens]]:
     """The greedy answer to every prompt, as text and as tokens: read off the forced targets, or generated."""
     lengths = how.lengths or {}
-    ends = end_tokens(lm)
-    known: dict[str, Tokens] = {}
     # A patch may act on fed tokens otherwise than on generated ones, so patched models answer for themselves.
-    if not lm.patches:
-        for (prompt, _), said, target in zip(plan.pairs, answers.tokens, wanted, strict=True):
-            path = greedy_path(said, target)[: lengths[prompt]]
-            stop = next((place for place, token in enumerate(path) if token in ends), None)
-            if stop is not None or len(path) == lengths[prompt]:
-                known[prompt] = path[:stop]
+    known = {} if lm.patches else read_off(plan, answers, wanted, lengths, end_tokens(lm))
     rest = [prompt for prompt in plan.prompts if prompt not in known]
     for start in range(0, len(rest), how.batch_size or max(1, len(rest))):
         chunk = rest[start : start + (how.batch_size or len(rest))]
@@ -103,6 +97,19 @@ def _answered(
             known[prompt] = tokens[: lengths[prompt]]
     texts = decode(lm, list(known), list(known.values()))
     return dict(zip(known, texts, strict=True)), known
+
+
+def read_off(
+    plan: Plan, answers: Answers, wanted: Sequence[Tokens], lengths: Mapping[str, int], ends: frozenset[int]
+) -> dict[str, Tokens]:
+    """Prompt to greedy answer, of those prompts whose forced targets show it far enough."""
+    known: dict[str, Tokens] = {}
+    for (prompt, _), said, target in zip(plan.pairs, answers.tokens, wanted, strict=True):
+        path = greedy_path(said, target)[: lengths[prompt]]
+        stop = next((place for place, token in enumerate(path) if token in ends), None)
+        if stop is not None or len(path) == lengths[prompt]:
+            known[prompt] = path[:stop]
+    return known
 
 
 def greedy_path(said: Tokens, target: Tokens) -> Tokens:
