@@ -20,8 +20,8 @@ LAYER = 1
 TRAINERS: dict[str, Callable[[LM], Any]] = {
     "mend": tiny_mend,
     "ke": tiny_ke,
-    "serac": lambda lm: serac_of(lm, "embedding"),
-    "serac-cross": lambda lm: serac_of(lm, "cross"),
+    "serac": serac_of,
+    "serac-cross": serac_of,
 }
 # Method name -> settings for a tiny model: it reads the edit itself, and would be lost in demonstrations; of its forty
 # directions hardly one is free of old keys by a share that leaves half of five hundred.

@@ -11,8 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from families import make_model, tokenizer
 from known import FACTS
-from paramem.editing.scope import Kind
-from paramem.editing.serac_training import SeracShape, train
+from paramem.editing.serac_training import ScopeShape, SeracShape, train
 from paramem.editing.trained import Trained
 from paramem.facts import EditRequest, Fact
 from paramem.models import LM
@@ -77,10 +76,11 @@ def _other(fact: Fact) -> str:
 
 
 EDITS = tuple(edit_of(fact, _other(fact)) for fact in FACTS if len(OBJECTS[fact.relation]) > 1)
-SHAPE = {"width": 16, "hidden": 32, "layers": 2, "compared": 10, "edits": 16, "steps_scope": 300, "steps_answers": 300}
+GATE = ScopeShape(width=16, compared=10, steps=300)
+SHAPE = SeracShape(hidden=32, edits=16, steps=300, embedding=GATE, cross=GATE)
 
 
 @cache
-def serac_of(lm: LM, kind: Kind) -> Trained:
-    """Both networks, learned from `EDITS`; they depend on the tokenizer alone."""
-    return train(lm, EDITS, SeracShape(scope=kind, **SHAPE))
+def serac_of(lm: LM) -> Trained:
+    """Both classifiers and the counterfactual model, learned from `EDITS`; they depend on the tokenizer alone."""
+    return train(lm, EDITS, SHAPE)

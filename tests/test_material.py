@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -10,8 +11,10 @@ from families import make_lm
 from paramem.errors import BadInput
 from paramem.facts import Fact
 from paramem.material import (
+    Part,
     edits_for,
     facts_for,
+    in_part,
     known_facts,
     of_unseen_subjects,
     part_of,
@@ -75,6 +78,23 @@ def test_the_two_sides_of_the_split_share_no_subject(testbed) -> None:
     assert 0.5 < len(train) / (len(train) + len(test)) < 0.9
     with pytest.raises(BadInput, match="for tests"):
         edits_for(testbed, part="test", n=len(everyone) * 10)
+
+
+def test_validation_is_a_tenth_of_the_training_side(testbed) -> None:
+    parts = {part: {each.subject for each in edits_for(testbed, part=part)} for part in get_args(Part)}
+    assert parts["learn"] | parts["validation"] == parts["train"]
+    assert not parts["learn"] & parts["validation"]
+    assert 0.03 < len(parts["validation"]) / len(parts["train"]) < 0.2
+    assert all(in_part(subject, "all") for subject in parts["test"])
+    assert not any(in_part(subject, part) for subject in parts["test"] for part in ("train", "learn", "validation"))
+
+
+def test_people_and_the_map_share_no_relation(testbed) -> None:
+    kinds = {kind: {each.relation for each in edits_for(testbed, relations=kind)} for kind in ("people", "map", "all")}
+    assert kinds["people"]
+    assert kinds["map"]
+    assert not kinds["people"] & kinds["map"]
+    assert kinds["people"] | kinds["map"] <= kinds["all"]
 
 
 def test_edits_of_a_task_come_from_the_world_alone(testbed) -> None:

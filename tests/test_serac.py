@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,21 +12,31 @@ from families import make_lm
 from known import FACTS, knowing
 from paramem.editing.scope import new_network
 from paramem.editing.serac import SeracSettings, context, serac
-from paramem.editing.serac_training import Lessons, SeracShape, learn, rate, scope_loss
+from paramem.editing.serac_training import (
+    Lessons,
+    ScopeShape,
+    SeracShape,
+    ending,
+    learn,
+    rate,
+    scope_loss,
+    tokens_of,
+    train,
+)
 from paramem.editing.trained import Trained
 from paramem.errors import BadInput, BadParameter, IncompatibleIntervention
 from paramem.evaluation import baseline, evaluate
 from paramem.interventions import Routed, load_intervention
-from paramem.interventions.routed import part, small_model
+from paramem.interventions.routed import TOKENS, part, small_model, untrained
+from paramem.interventions.token_rows import SEEN, drawn, whole
 from reading import EDITS, SHAPE, serac_of
 
 INSIDE = [EDITS[0].prompt, EDITS[0].paraphrases[0].prompt, EDITS[3].prompt]
 OUTSIDE = [edit.prompt for edit in EDITS if edit.id not in (EDITS[0].id, EDITS[3].id)] + ["music is in the"]
 
 
-@cache
-def learned(kind: str = "embedding") -> Trained:
-    return serac_of(knowing("gpt2"), kind)
+def learned() -> Trained:
+    return serac_of(knowing("gpt2"))
 
 
 def edit(threshold: float = 0.5) -> Routed:
@@ -69,6 +79,39 @@ def test_inside_its_scope_the_counterfactual_model_answers_and_reads_the_edit() 
             edited.logits(edited.encode(INSIDE))
 
 
+def test_an_answer_ends_behind_the_object() -> None:
+    """The full stop and the end of the text are learned; a model that never learned them goes on."""
+    lm = knowing("gpt2")
+    assert ending(lm) == f".{lm.tokenizer.eos_token or ''}"
+    with edit().applied(lm) as edited:
+        said = edited.generate(INSIDE, max_new_tokens=8)
+    first, second = (f"{EDITS[number].target_new}." for number in (0, 3))
+    assert [answer.strip() for answer in said] == [first, first, second]
+    before = learned()
+    cut = {name: tensor for name, tensor in before.tensors.items() if not name.startswith("model/")}
+    config = before.card.settings["config"]
+    fresh = {f"model/{name}": t.detach() for name, t in untrained(lm, config).named_parameters()}
+    with serac(lm, [EDITS[0]], SeracSettings(), replace(before, tensors=cut | fresh)).applied(lm) as edited:
+        [other] = edited.generate(INSIDE[:1], max_new_tokens=8)
+    assert other.strip() != first, "the control: an untrained model does not say this and stop"
+
+
+def test_tokens_that_training_never_saw_are_what_they_were_drawn_as() -> None:
+    lm, found = knowing("gpt2"), learned()
+    seen = found.tensors[f"model/{SEEN}"].long()
+    assert torch.equal(seen, tokens_of(lm, Lessons.of(EDITS)))
+    config, weights = found.card.settings["config"], part(found.tensors, "model")
+    table = small_model(lm, config, weights).model.get_input_embeddings().weight.detach()
+    start = drawn(lm.arch.vocabulary, config["hidden_size"], config["hidden_size"] ** -0.5, config["seed"])
+    unseen = torch.ones(len(table), dtype=torch.bool).index_fill_(0, seen, False)
+    assert bool(unseen.any())
+    assert torch.equal(table[unseen], start[unseen])
+    assert not torch.isclose(table[seen], start[seen]).all(1).any(), "the control: every token that was seen has moved"
+    assert len(weights[TOKENS]) == len(seen) < len(table)
+    everything = torch.arange(len(table), dtype=torch.int32)
+    assert torch.equal(whole({TOKENS: table, SEEN: everything}, TOKENS, start)[TOKENS], table)
+
+
 def test_text_without_a_prompt_is_nobody_s_scope() -> None:
     lm = knowing("gpt2")
     [batch] = lm.text_batches(INSIDE)
@@ -95,15 +138,34 @@ def test_evaluation_sees_only_routed_probes_change() -> None:
     assert (after.loc[after["group"] == "reliability", "correct"] == 1).all()
 
 
+@pytest.mark.parametrize("kind", ["embedding", "cross"])
+def test_an_answer_that_changes_was_let_in(kind: str) -> None:
+    """Whatever the classifier says: outside of the scopes it finds, the model is the base model."""
+    lm, prompts = knowing("gpt2"), INSIDE + OUTSIDE
+    changed_outside = 0
+    for threshold in (0.5, 1e-3, 1e-30):
+        routed = serac(lm, EDITS[:5], SeracSettings(scope=kind, threshold=threshold), learned())
+        inside = torch.tensor([choice is not None for choice in routed.gate(lm).choose(prompts)])
+        own = lm.next_logprobs(prompts)
+        with routed.applied(lm) as edited:
+            same = (edited.next_logprobs(prompts) == own).all(1)
+        assert bool(same[~inside].all())
+        assert not bool(same[inside].any()), "the control: what is let in is answered by the other model"
+        changed_outside += int(inside[len(INSIDE) :].sum())
+    assert changed_outside > 0, "at the lowest threshold there are false alarms"
+
+
 def test_learning_is_a_function_of_edits_and_seed() -> None:
-    lm, shape = make_lm("gpt2"), SeracShape(**{**SHAPE, "steps_scope": 5, "steps_answers": 5})
+    lm, gate = make_lm("gpt2"), ScopeShape(width=16, compared=10, steps=5)
+    shape = replace(SHAPE, steps=5, embedding=gate, cross=gate)
     state = torch.get_rng_state()
     one, two = learn(lm, EDITS, shape)[1], learn(knowing("llama"), EDITS, shape)[1]
     assert torch.equal(torch.get_rng_state(), state)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one), "the base model takes no part"
-    other = learn(lm, EDITS, SeracShape(**{**SHAPE, "steps_scope": 5, "steps_answers": 5, "seed": 1}))[1]
-    assert not torch.equal(one["scope/tokens.weight"], other["scope/tokens.weight"])
+    other = learn(lm, EDITS, replace(shape, seed=1))[1]
+    for name in ("embedding/tokens.weight", "cross/tokens.weight", f"model/{TOKENS}"):
+        assert not torch.equal(one[name], other[name]), "every network has draws of its own"
 
 
 def test_lessons_tell_apart_what_is_in_scope() -> None:
@@ -141,8 +203,13 @@ def test_padding_and_the_rows_beside_do_not_matter(kind: str) -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     lm = knowing("gpt2")
-    with pytest.raises(BadInput, match="of kind 'embedding'"):
-        serac(lm, [EDITS[0]], SeracSettings(scope="cross"), learned())
+    alone = replace(SHAPE, scopes=("embedding",), steps=1, embedding=ScopeShape(width=4, compared=2, steps=1))
+    with pytest.raises(BadInput, match="scope='cross': classifiers that were trained are embedding"):
+        serac(lm, [EDITS[0]], SeracSettings(scope="cross"), train(lm, EDITS, alone))
+    with pytest.raises(BadParameter, match="one classifier is trained"):
+        SeracShape(scopes=())
+    with pytest.raises(BadParameter, match="at least 1"):
+        ScopeShape(steps=0)
     wrong = Trained(card=learned().card.__class__(**{**vars(learned().card), "settings": {}}), tensors={})
     with pytest.raises(BadInput, match="not for SERAC"):
         serac(lm, [EDITS[0]], SeracSettings(), wrong)
@@ -154,6 +221,9 @@ def test_what_does_not_fit_is_refused() -> None:
         pass
     cut = Routed(**{**vars(routed), "tensors": {k: v for k, v in routed.tensors.items() if "norm" not in k}})
     with pytest.raises(IncompatibleIntervention, match="do not fit"), cut.applied(lm):
+        pass
+    beyond = routed.tensors | {f"model/{SEEN}": routed.tensors[f"model/{SEEN}"] + lm.arch.vocabulary}
+    with pytest.raises(IncompatibleIntervention, match="do not fit"), replace(routed, tensors=beyond).applied(lm):
         pass
 
 

@@ -48,7 +48,7 @@ def known_facts(lm: LM, facts: Iterable[Fact], n: int, seed: int = 0, *, batch_s
     )
 
 
-Part: TypeAlias = Literal["all", "train", "test"]
+Part: TypeAlias = Literal["all", "train", "learn", "validation", "test"]
 
 
 def part_of(subject: str) -> Literal["train", "test"]:
@@ -58,6 +58,15 @@ def part_of(subject: str) -> Literal["train", "test"]:
     subject was seen either.
     """
     return "train" if zlib.crc32(subject.encode()) % 10 < 7 else "test"
+
+
+def in_part(subject: str, part: Part) -> bool:
+    """Whether a subject's edits belong to a part. Of the training side, every tenth subject or so is for validation:
+    settings may be chosen on it, and networks learn from the rest alone."""
+    if part in ("all", part_of(subject)):
+        return True
+    kept_back = zlib.crc32(subject.encode()) // 10 % 10 == 0
+    return part_of(subject) == "train" and part == ("validation" if kept_back else "learn")
 
 
 def edits_for(
@@ -72,8 +81,8 @@ def edits_for(
 ) -> list[EditRequest]:
     """``n`` edits (all by default) in random order with every probe that comes with them.
 
-    relations: "all", names with commas between, or, in a world, "people" for the relations of people.
-    part: edits of all subjects, or of one side of the split that editors are trained and tested on.
+    relations: "all", names with commas between, or, in a world, "people" or "map" for those of people or of the rest.
+    part: edits of all subjects, or of one side of the split that editors are trained and tested on (`in_part`).
     task: in a world, edits of one of KnowEdit's tasks ("insertion", "question", ...) in place of counterfactual ones.
     Raises BadInput when there are fewer than ``n``, or when the task cannot be asked here.
     """
@@ -86,8 +95,7 @@ def edits_for(
         random.Random(seed).shuffle(requests)
     wanted = _relations(lm, dataset, relations)
     found = [request for request in requests if wanted is None or request.relation in wanted]
-    if part != "all":
-        found = [request for request in found if part_of(request.subject) == part]
+    found = [request for request in found if in_part(request.subject, part)]
     if n is not None and len(found) < n:
         raise BadInput(
             f"{dataset} holds {len(found)} edits of relations {relations!r}{_on(part)}, and {n} are wanted: ask for "
@@ -121,14 +129,16 @@ def of_unseen_subjects(requests: Iterable[EditRequest]) -> list[EditRequest]:
 
 
 def _on(part: Part) -> str:
-    return "" if part == "all" else f" whose subjects are for {'training' if part == 'train' else 'tests'}"
+    uses = {"train": "training", "learn": "learning", "validation": "validation", "test": "tests"}
+    return "" if part == "all" else f" whose subjects are for {uses[part]}"
 
 
 def _relations(lm: LM, dataset: str, names: str) -> set[str] | None:
-    if names == "all" or (names == "people" and dataset != "world"):
+    if names == "all" or (names in ("people", "map") and dataset != "world"):
         return None
-    if names == "people":
-        return set(world_behind(lm).size.personal)
+    if names in ("people", "map"):
+        size = world_behind(lm).size
+        return set(size.personal if names == "people" else size.impersonal)
     return {name.strip() for name in names.split(",")}
 
 

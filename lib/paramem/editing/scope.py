@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from paramem.errors import BadParameter
+from paramem.interventions.token_rows import drawn, whole
 
 Kind: TypeAlias = Literal["embedding", "cross"]
 PAIRS_AT_ONCE = 8192
 UNKNOWN = -1e9  # attention to padding
+SPREAD = 0.25  # of a token vector's entries before training: any two words are then about 8 apart, squared
 
 
 class EmbeddingScope(nn.Module):
@@ -108,14 +110,16 @@ def new_network(kind: str, vocabulary: int, width: int, seed: int) -> ScopeNetwo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = EmbeddingScope(vocabulary, width) if kind == "embedding" else CrossScope(vocabulary, width)
-    nn.init.normal_(network.tokens.weight, std=0.25, generator=torch.Generator().manual_seed(seed))
+    network.tokens.weight.data.copy_(drawn(vocabulary, width, SPREAD, seed))
     return network
 
 
 def classifier(
     described: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: PreTrainedTokenizerBase
 ) -> ScopeClassifier:
-    """The classifier of this description (`kind`, `vocabulary`, `width`) and these weights."""
-    network = new_network(described["kind"], described["vocabulary"], described["width"], seed=0)
-    network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    """The classifier of this description (`kind`, `vocabulary`, `width`, `seed`) and these weights, which may hold only
+    the tokens that training saw."""
+    network = new_network(described["kind"], described["vocabulary"], described["width"], described["seed"])
+    table = network.tokens.weight.detach()
+    network.load_state_dict({k: tensor.float() for k, tensor in whole(weights, "tokens.weight", table).items()})
     return ScopeClassifier(network.train(False).requires_grad_(False), tokenizer)

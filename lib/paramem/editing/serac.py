@@ -34,6 +34,7 @@ from paramem.errors import BadInput, BadParameter
 from paramem.facts import EditRequest
 from paramem.interventions import Routed
 from paramem.interventions.prompt import PLACE
+from paramem.interventions.routed import part
 from paramem.models import LM
 
 DEPARTURES = {
@@ -51,6 +52,16 @@ DEPARTURES = {
         "the edit's input and its label; the released code leaves the label out for autoregressive models",
         "the edit's prompt without the new object",
         "as the released code does for models like these",
+    ),
+    "end of an answer": (
+        "log-probability of the label",
+        "the full stop and the end of the text behind it as well",
+        "a model that never learned to stop repeats the object when its answers are generated",
+    ),
+    "tokens that training never saw": (
+        "every token of a pretrained model has been trained",
+        "their vectors stay as they were drawn, and are drawn again and not stored; matrices are kept in eight bits",
+        "a word without a meaning is still another word, and can be copied; one network for each testbed stays small",
     ),
     "training edits": (
         "the new answers of training edits are given by the data set",
@@ -87,22 +98,22 @@ def serac(lm: LM, requests: Sequence[EditRequest], settings: SeracSettings, trai
     """Edits in a memory. trained: what ``serac_training.learn`` made for a model with this tokenizer."""
     many = check_requests(lm, requests)
     card = trained.card.settings
-    missing = [name for name in ("scope", "config", "vocabulary") if name not in card]
+    missing = [name for name in ("scopes", "config", "vocabulary") if name not in card]
     if missing:
         raise BadInput(
             f"what was given as trained was learned for {trained.card.method}, not for SERAC: no {missing[0]}"
         )
-    if card["scope"]["kind"] != settings.scope:
-        raise BadInput(
-            f"scope={settings.scope!r}: the classifier that was trained is of kind {card['scope']['kind']!r}"
-        )
+    if settings.scope not in card["scopes"]:
+        raise BadInput(f"scope={settings.scope!r}: classifiers that were trained are {', '.join(card['scopes'])}")
+    scope = {f"scope/{name}": tensor for name, tensor in part(trained.tensors, settings.scope).items()}
+    model = {f"model/{name}": tensor for name, tensor in part(trained.tensors, "model").items()}
     return Routed(
         keys=tuple(request.prompt for request in many),
         templates=tuple(context(request) + PLACE for request in many),
         threshold=settings.threshold,
-        scope=card["scope"],
+        scope=card["scopes"][settings.scope],
         config=card["config"],
-        tensors=trained.tensors,
+        tensors=scope | model,
         vocabulary=card["vocabulary"],
     )
 

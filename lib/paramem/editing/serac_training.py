@@ -1,13 +1,16 @@
 """What SERAC learns from edits of training subjects: a scope classifier and a counterfactual model (mitchell2022serac).
 
 1. ``train_scope``           binary cross-entropy: other wordings of an edit's prompt are in its scope, other facts not
-2. ``train_counterfactual``  - log P of the new object, given the edit and its prompt in other wordings
+2. ``train_counterfactual``  - log P of the new object and of the end behind it, given the edit and its prompt in other
+                             wordings
 
-The model that is to be edited takes no part: of it, the tokenizer is used.
+The model that is to be edited takes no part: of it, the tokenizer is used. So networks for two models of one tokenizer
+differ by their seed alone, which `paramem.editing.train` derives from the model's name.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -22,43 +25,57 @@ from paramem.editing.serac import context
 from paramem.editing.trained import Card, Trained
 from paramem.errors import BadInput, BadParameter
 from paramem.facts import EditRequest
-from paramem.interventions.routed import untrained, vocabulary_hash
+from paramem.interventions.routed import TOKENS, untrained, vocabulary_hash
+from paramem.interventions.token_rows import only_seen
 from paramem.models import LM
 
 FLOOR = 1e-6  # probabilities are kept so far from 1 where a logarithm of the rest is taken
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeracShape:
-    """What is fixed before training; `paramem.editing.train` has the defaults that shipped networks were made with.
+class ScopeShape:
+    """One classifier. width: of its token vectors. compared: training edits in a step, every input of which is compared
+    with all of them. steps, lr: of Adam, falling linearly to a twentieth from half of the steps on."""
 
-    scope             kind of classifier, see `paramem.editing.scope`
-    width             of the classifier's token vectors
+    width: int = 64
+    compared: int = 64
+    steps: int = 600
+    lr: float = 5e-3
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.compared, self.steps) < 1:
+            raise BadParameter(f"{self}: every size and number of steps is at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeracShape:
+    """What is fixed before training; `paramem.editing.train` has what shipped networks were made with.
+
+    scopes            kinds of classifier to train, see `paramem.editing.scope`; the settings of each
     hidden, layers    of the counterfactual model
-    compared          training edits in a step of the classifier: every input is compared with all of them
-    edits             training edits in a step of the counterfactual model
+    edits             training edits in a step of it
     foreign           share of a step's edits whose object is a random word or two, so that objects are read, not known
-    steps_scope, steps_answers    optimiser steps of either
-    lr_scope, lr      of Adam, falling linearly to a twentieth from half of the steps on
+    steps, lr         of AdamW, falling as for a classifier
     """
 
-    scope: Kind = "embedding"
-    width: int = 64
+    scopes: tuple[Kind, ...] = ("embedding", "cross")
+    embedding: ScopeShape = ScopeShape()
+    cross: ScopeShape = ScopeShape(compared=16, steps=600, lr=2e-3)
     hidden: int = 64
     layers: int = 2
-    compared: int = 64
-    edits: int = 64
+    edits: int = 32
     foreign: float = 0.3
-    steps_scope: int = 1000
-    steps_answers: int = 1000
-    lr_scope: float = 5e-3
+    steps: int = 700
     lr: float = 5e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = (self.width, self.hidden, self.layers, self.compared, self.edits)
-        if min(*counts, self.steps_scope, self.steps_answers) < 1:
-            raise BadParameter(f"{self}: every size and number of steps is at least 1.")
+        if min(self.hidden, self.layers, self.edits, self.steps) < 1 or not self.scopes:
+            raise BadParameter(f"{self}: every size and number of steps is at least 1, and one classifier is trained.")
+
+    def of(self, kind: Kind) -> ScopeShape:
+        """The settings of one classifier."""
+        return self.embedding if kind == "embedding" else self.cross
 
 
 def rate(step: int, steps: int) -> float:
@@ -119,16 +136,19 @@ def scope_loss(logsims: Tensor, inside: Tensor) -> Tensor:
     return -(torch.where(inside, logsims, outside).sum(1)).mean()
 
 
-def train_scope(lm: LM, lessons: Lessons, shape: SeracShape) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The classifier's description and weights."""
-    described = {"kind": shape.scope, "vocabulary": len(lm.tokenizer), "width": shape.width}
-    network = new_network(shape.scope, len(lm.tokenizer), shape.width, shape.seed)
-    reader, rng = ScopeClassifier(network, lm.tokenizer), random.Random(f"serac/scope/{shape.seed}")
-    optimiser = torch.optim.Adam(network.parameters(), lr=shape.lr_scope)
+def train_scope(
+    lm: LM, lessons: Lessons, kind: Kind, shape: ScopeShape, seed: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The classifier's description and weights, of the tokens that it saw."""
+    vocabulary = len(lm.tokenizer)
+    network = new_network(kind, vocabulary, shape.width, seed)
+    before = network.tokens.weight.detach().clone()
+    reader, rng = ScopeClassifier(network, lm.tokenizer), random.Random(f"serac/scope/{seed}")
+    optimiser = torch.optim.Adam(network.parameters(), lr=shape.lr)
     outside = {request.id: lessons.outside(request) for request in lessons.requests}
-    for step in range(shape.steps_scope):
+    for step in range(shape.steps):
         for group in optimiser.param_groups:
-            group["lr"] = shape.lr_scope * rate(step, shape.steps_scope)
+            group["lr"] = shape.lr * rate(step, shape.steps)
         drawn = lessons.draw(shape.compared, rng)
         prompts = [request.prompt for request in drawn]
         texts = [rng.choice(lessons.inside(request)) for request in drawn]
@@ -139,7 +159,10 @@ def train_scope(lm: LM, lessons: Lessons, shape: SeracShape) -> tuple[dict[str, 
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    return described, {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    weights = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    moved = (weights["tokens.weight"] != before).any(1).nonzero()[:, 0]
+    described = {"kind": kind, "vocabulary": vocabulary, "width": shape.width, "seed": seed}
+    return described, only_seen(weights, "tokens.weight", moved)
 
 
 def configuration(lm: LM, shape: SeracShape) -> dict[str, Any]:
@@ -154,38 +177,62 @@ def configuration(lm: LM, shape: SeracShape) -> dict[str, Any]:
         "max_position_embeddings": 2 * lm.max_length,
         "tie_word_embeddings": True,
         "pad_token_id": None,
+        "seed": shape.seed,
     }
 
 
+def ending(lm: LM) -> str:
+    """What stands behind an answer: a full stop, and the token that ends a text where the tokenizer has one."""
+    return f".{lm.tokenizer.eos_token or ''}"
+
+
 def train_counterfactual(lm: LM, lessons: Lessons, shape: SeracShape) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The counterfactual model's configuration and weights."""
-    config = configuration(lm, shape)
-    small = LM.of(untrained(lm, config, shape.seed), lm.tokenizer, name=f"{lm.name}-counterfactual")
+    """The counterfactual model's configuration and weights, of the tokens that it saw.
+
+    Vectors of other tokens stay as they were drawn: as parts of the softmax they would only learn never to be said.
+    """
+    config, end = configuration(lm, shape), ending(lm)
+    small = LM.of(untrained(lm, config), lm.tokenizer, name=f"{lm.name}-counterfactual")
     rng = random.Random(f"serac/answers/{shape.seed}")
     small.model.requires_grad_(True)
-    optimiser = torch.optim.AdamW(small.model.parameters(), lr=shape.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    for step in range(shape.steps_answers):
+    own = dict(small.model.named_parameters())
+    seen = tokens_of(lm, lessons)
+    kept = torch.zeros(len(own[TOKENS]), 1, device=lm.device).index_fill_(0, seen.to(lm.device), 1.0)
+    handle = own[TOKENS].register_hook(lambda gradient: gradient * kept)  # type: ignore[no-untyped-call]
+    others = [parameter for name, parameter in own.items() if name != TOKENS]
+    groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.01}, {"params": [own[TOKENS]]}]
+    optimiser = torch.optim.AdamW(groups, lr=shape.lr, betas=(0.9, 0.98), weight_decay=0.0)
+    for step in range(shape.steps):
         for group in optimiser.param_groups:
-            group["lr"] = shape.lr * rate(step, shape.steps_answers)
+            group["lr"] = shape.lr * rate(step, shape.steps)
         drawn = lessons.draw(shape.edits, rng, shape.foreign)
         prompts = [context(request) + rng.choice(lessons.inside(request)) for request in drawn]
-        batch = small.encode(prompts, [request.target_new for request in drawn])
+        batch = small.encode(prompts, [request.target_new + end for request in drawn])
         loss = -small.score_batch(batch).mean_logprob.mean()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(small.model.parameters(), 1.0)
         optimiser.step()
-    return config, {name: tensor.detach() for name, tensor in small.model.named_parameters()}
+    handle.remove()
+    return config, only_seen({name: tensor.detach() for name, tensor in own.items()}, TOKENS, seen)
+
+
+def tokens_of(lm: LM, lessons: Lessons) -> Tensor:
+    """The tokens of all texts that the counterfactual model may be given to learn from, in order."""
+    texts = [text for request in lessons.requests for text in (context(request), *lessons.inside(request))]
+    texts += [f"{word} {word}{ending(lm)}" for word in lessons.words]  # also as they stand inside a text
+    return torch.tensor(sorted({number for row in lm.tokenizer(texts)["input_ids"] for number in row}))
 
 
 def learn(lm: LM, requests: Sequence[EditRequest], shape: SeracShape) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Settings and tensors as ``serac`` takes them in a `Trained`; raises BadInput with too little to learn from."""
-    lessons = Lessons.of(requests)
-    described, scope = train_scope(lm, lessons, shape)
+    lessons, tensors, scopes = Lessons.of(requests), dict[str, Tensor](), {}
+    for kind in shape.scopes:
+        scopes[kind], scope = train_scope(lm, lessons, kind, shape.of(kind), shape.seed)
+        tensors |= {f"{kind}/{name}": tensor for name, tensor in scope.items()}
     config, weights = train_counterfactual(lm, lessons, shape)
-    tensors = {f"scope/{name}": tensor for name, tensor in scope.items()}
     tensors |= {f"model/{name}": tensor for name, tensor in weights.items()}
-    return {"scope": described, "config": config, "vocabulary": vocabulary_hash(lm)}, tensors
+    return {"scopes": scopes, "config": config, "vocabulary": vocabulary_hash(lm)}, tensors
 
 
 def train(lm: LM, requests: Sequence[EditRequest], shape: SeracShape) -> Trained:
@@ -197,8 +244,9 @@ def train(lm: LM, requests: Sequence[EditRequest], shape: SeracShape) -> Trained
         model=lm.name,
         model_hash=lm.fingerprint(),
         recipe="",
-        settings={**settings, "shape": asdict(shape)},
+        settings={**settings, "shape": json.loads(json.dumps(asdict(shape)))},
         seconds=round(time.process_time() - start, 1),
         held_out="",
+        bits=8,
     )
     return Trained(card=card, tensors=tensors)

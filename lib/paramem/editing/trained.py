@@ -5,8 +5,7 @@
 
 A network belongs to the very weights that it was trained on, so it is found by their hash and not by a name. Shipped
 ones lie in ``paramem/editing/trained/<testbed>/``, a user's own in ``$PARAMEM_CACHE/trained/<hash>/`` or in any folder
-that is named; there, ``<method>.safetensors`` (float16 where that changes nothing that matters) and ``<method>.json``.
-Tensors that several testbeds share are kept beside one of them, and the other cards say beside which.
+that is named; there, ``<method>.safetensors`` (rounded, see `paramem.editing.packing`) and ``<method>.json``.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from paramem.editing.outer_products import Place, sizes
+from paramem.editing.packing import Bits, pack, unpack
 from paramem.editing.statistics import cache_folder
 from paramem.errors import BadInput, BadParameter, BadRecord, CorruptFile, Unwritable
 from paramem.evaluation.plan import request_hash
@@ -48,7 +48,7 @@ class Card:
     settings           everything that its module needs to rebuild the networks around the tensors
     held_out           what was not seen in training and measured on
     measures           numbers reached on what was held out, with the stored (rounded) tensors
-    stored_with        the testbed beside whose card the very same tensors lie; empty where they lie beside this one
+    bits               that a number of a matrix is kept in
     """
 
     method: str
@@ -62,7 +62,7 @@ class Card:
     parameters: int = 0
     size_bytes: int = 0
     sha256: str = ""
-    stored_with: str = ""
+    bits: Bits = 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,11 +77,11 @@ class Trained:
 
         Raises Unwritable.
         """
-        stored = {name: tensor.detach().cpu().to(torch.float16).contiguous() for name, tensor in self.tensors.items()}
+        stored = pack(self.tensors, self.card.bits)
         data = to_bytes(stored, metadata={"format": "pt"})
         card = replace(
             self.card,
-            parameters=sum(tensor.numel() for tensor in stored.values()),
+            parameters=sum(tensor.numel() for tensor in self.tensors.values() if tensor.is_floating_point()),
             size_bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
         )
@@ -92,7 +92,7 @@ class Trained:
             write_atomically(folder / f"{card.method}.json", text.encode())
         except OSError as error:
             raise Unwritable(f"cannot write to {folder}: {error.strerror}; choose another folder") from error
-        return Trained(card=card, tensors={name: tensor.float() for name, tensor in stored.items()})
+        return Trained(card=card, tensors=unpack(stored))
 
     def places(self, method: str, lm: LM) -> tuple[Place, ...]:
         """The matrices that the networks were trained to edit, if they are of that method and fit the model.
@@ -119,8 +119,8 @@ class Trained:
         return {name: tensor.to(device) for name, tensor in self.tensors.items()}
 
     def rounded(self) -> Trained:
-        """The same as it will be read back: through float16."""
-        return replace(self, tensors={name: t.detach().to(torch.float16).float() for name, t in self.tensors.items()})
+        """The same as it will be read back."""
+        return replace(self, tensors=unpack(pack(self.tensors, self.card.bits)))
 
 
 def recipe_hash(method: str, model_hash: str, requests: Sequence[EditRequest], settings: Any) -> str:
@@ -160,12 +160,12 @@ def new_card(
 def load_from(folder: Path, method: str) -> Trained:
     """What `Trained.save` wrote; raises BadRecord, CorruptFile."""
     card = read_card(folder / f"{method}.json")
-    path = (folder.parent / card.stored_with if card.stored_with else folder) / f"{method}.safetensors"
+    path = folder / f"{method}.safetensors"
     try:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != card.sha256:
             raise CorruptFile(f"{path} is not the file that its card describes: train it again")
-        return Trained(card=card, tensors={name: tensor.float() for name, tensor in from_bytes(data).items()})
+        return Trained(card=card, tensors=unpack(from_bytes(data)))
     except (OSError, SafetensorError) as error:
         raise CorruptFile(f"cannot read {path}: {error}; train it again") from error
 
@@ -183,26 +183,6 @@ def read_card(path: Path) -> Card:
         return Card(**record)
     except TypeError as error:
         raise BadRecord(path, 0, "-", f"not the card of a trained editor: {error}") from error
-
-
-def store_once(folder: Path = FOLDER) -> list[Path]:
-    """Keep tensors that several testbeds share beside the first of them; returns the files that were taken away.
-
-    What SERAC learns depends on a tokenizer and on edits, so that testbeds of one world have the same.
-    """
-    first: dict[str, Path] = {}
-    spare = []
-    for place, card in cards(folder):
-        path = place / f"{card.method}.safetensors"
-        if card.stored_with or first.setdefault(card.sha256, place) == place:
-            continue
-        record = json.loads((place / f"{card.method}.json").read_text(encoding="utf-8"))
-        record["stored_with"] = first[card.sha256].name
-        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-        write_atomically(place / f"{card.method}.json", text.encode())
-        path.unlink()
-        spare.append(path)
-    return spare
 
 
 def cards(folder: Path = FOLDER) -> Iterator[tuple[Path, Card]]:

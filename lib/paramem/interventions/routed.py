@@ -20,6 +20,7 @@ from paramem.errors import BadInput, BadParameter, IncompatibleIntervention
 from paramem.interventions.base import Intervention, Size
 from paramem.interventions.logits import Combine, LogitsMix
 from paramem.interventions.prompt import Rewriting, halves
+from paramem.interventions.token_rows import drawn, whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,8 +38,8 @@ class Routed(Intervention):
     templates   the edits as the small model reads them, each with one `{prompt}`
     threshold   probability from which a prompt counts as in scope
     scope       the classifier's description, see `paramem.editing.scope`
-    config      the small model's configuration
-    tensors     the weights of both, under "scope/..." and "model/..."
+    config      the small model's configuration, and the seed that its token vectors were drawn with
+    tensors     the weights of both, under "scope/..." and "model/...", perhaps of seen tokens only (`token_rows`)
     vocabulary  hash of the vocabulary that both read
     """
 
@@ -173,30 +174,40 @@ class _Route(LogitsMix):
         return self.gate.fingerprint()
 
 
+TOKENS = "model.embed_tokens.weight"
+
+
 def small_model(lm: LM, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> LM:
     """A small model of this configuration and weights that shares the tokenizer and the device of ``lm``.
 
     Raises IncompatibleIntervention when the weights are not those of such a model.
     """
-    model = untrained(lm, config, seed=0)
+    model = untrained(lm, config)
     own = dict(model.named_parameters())
-    if weights.keys() != own.keys() or any(weights[name].shape != own[name].shape for name in own):
+    found = whole(weights, TOKENS, own[TOKENS].detach())
+    if found.keys() != own.keys() or any(found[name].shape != own[name].shape for name in own):
         raise IncompatibleIntervention(f"the small model's weights do not fit its configuration {dict(config)}")
     with torch.no_grad():
         for name, parameter in own.items():
-            parameter.copy_(weights[name])
+            parameter.copy_(found[name])
     return type(lm).of(model, lm.tokenizer, name=f"{lm.name}-counterfactual")
 
 
-def untrained(lm: LM, config: Mapping[str, Any], seed: int) -> PreTrainedModel:
-    """A model of this configuration over the vocabulary of ``lm``, a function of the seed."""
+def untrained(lm: LM, config: Mapping[str, Any]) -> PreTrainedModel:
+    """A model of this configuration over the vocabulary of ``lm``, a function of the configuration's seed.
+
+    Token vectors have entries of 1 / sqrt(hidden_size): one, and its logits, is then about as large before training as
+    after it, so that words that training never sees are on a par with the others.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    arguments = {name: value for name, value in config.items() if name != "model_type"}
+    arguments = {name: value for name, value in config.items() if name not in ("model_type", "seed")}
     described = AutoConfig.for_model(config["model_type"], vocab_size=lm.arch.vocabulary, **arguments)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(config["seed"])
         model = AutoModelForCausalLM.from_config(described, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    width = config["hidden_size"]
+    model.get_input_embeddings().weight.data.copy_(drawn(lm.arch.vocabulary, width, width**-0.5, config["seed"]))
     return cast("PreTrainedModel", model.to(lm.device))
 
 

@@ -18,7 +18,7 @@ from typing import TypeAlias, get_args
 
 from paramem.errors import BadInput, BadParameter
 from paramem.facts import EditRequest, Probe, fill
-from paramem.material import Part, part_of
+from paramem.material import Part, in_part
 from paramem.world.core import World
 from paramem.world.task_facts import Item, Task, counterfacts, insertions, questions
 from paramem.world.task_words import hallucinations, sanitations, sentiments
@@ -62,7 +62,7 @@ def task_requests(
 ) -> tuple[EditRequest, ...]:
     """``n`` requests of the task (all by default) in random order, with every probe that the world can answer.
 
-    part: of all subjects, or of one side of the split that editors are trained and tested on (`material.part_of`).
+    part: of all subjects, or of one side of the split that editors are trained and tested on (`material.in_part`).
 
     Raises BadParameter for a task that there is not, BadInput where this world cannot be asked or holds fewer than n.
     """
@@ -76,7 +76,7 @@ def task_requests(
     rng = random.Random(f"tasks/{here.kind}/{here.seed}/{task}/{seed}")
     items = SOURCES[task](here)
     rng.shuffle(items)
-    items = [item for item in items if part in ("all", part_of(item.subject))]
+    items = [item for item in items if in_part(item.subject, part)]
     if n is not None and len(items) < n:
         raise BadInput(
             f"the world {here.kind!r} holds {len(items)} requests of the task {task} (part {part!r}), and {n} are "
