@@ -10,8 +10,9 @@
 # # SERAC: a memory of edits, a gate, and a second model
 #
 # *Edits are kept beside a frozen model; a classifier decides whether a prompt is in the scope of one, and only then a small
-# counterfactual model answers.* [Mitchell et al. 2022](https://arxiv.org/abs/2206.06520) (`mitchell2022serac`). Both networks are
-# learned from edits of other subjects and shipped. Runs in under a minute on one CPU core.
+# counterfactual model answers.* [Mitchell et al. 2022](https://arxiv.org/abs/2206.06520) (`mitchell2022serac`). The networks are
+# learned from edits of other subjects and shipped, for each testbed from a seed of its own. Runs in under a minute on one CPU
+# core.
 
 # %%
 import numpy as np
@@ -23,8 +24,8 @@ from paramem.editing.trained import load as load_trained
 from paramem.evaluation import baseline, evaluate
 from paramem.evaluation.intervals import bootstrap, wilson
 from paramem.evaluation.scorecard import difference, scorecard, wide
-from paramem.facts import Probe, fill
-from paramem.material import edits_for, facts_for, text_for
+from paramem.facts import FrozenDict, Probe, fill
+from paramem.material import edits_for, facts_for, of_unseen_subjects, part_of, text_for
 from paramem.plots import rates
 from paramem.registry import method
 
@@ -41,12 +42,14 @@ n_edits: int = 0  # 0: as many as the profile says
 # %%
 lm = load(model)
 n_edits = n_edits or {"paper": 500}.get(profile, 40)
-requests = edits_for(lm, dataset, n=n_edits, seed=seed, relations=relations, part="test")
-trained = {"embedding": load_trained("serac", lm), "cross": load_trained("serac-cross", lm)}
-for kind, found in trained.items():
-    print(
-        f"{kind}: {found.card.parameters:,} numbers, learned in {found.card.settings['shape']['steps_scope']} and {found.card.settings['shape']['steps_answers']} steps"
-    )
+requests = of_unseen_subjects(edits_for(lm, dataset, n=n_edits, seed=seed, relations=relations, part="test"))
+trained = load_trained("serac", lm)
+shape = trained.card.settings["shape"]
+KINDS = tuple(trained.card.settings["scopes"])
+print(
+    f"{trained.card.parameters:,} numbers: classifiers {', '.join(KINDS)} and a counterfactual model of {shape['steps']} steps"
+)
+print(f"{len(requests)} edits of subjects for tests, and so is every other subject that is asked about below")
 
 # %% [markdown]
 # ## What the paper reports
@@ -61,22 +64,21 @@ for kind, found in trained.items():
 
 # %%
 request = requests[0]
-routed = serac(lm, [request], SeracSettings(), trained["embedding"])
+routed = serac(lm, [request], SeracSettings(), trained)
 gate = routed.gate(lm)
 probes = [request.probe(), request.paraphrases[0], *request.portability.get("alias", ())[:1]]
-probes += [request.locality["relation"][0], request.locality["subject"][0], request.locality["distracting"][0]]
+probes += [request.locality[name][0] for name in ("relation", "subject", "distracting") if name in request.locality]
 prompts = [probe.prompt for probe in probes]
 chance = [p for p, _ in gate.probabilities(prompts)]
-said = {"before": lm.generate(prompts, max_new_tokens=3)}
+said = {"before": lm.generate(prompts, max_new_tokens=6)}
 with routed.applied(lm) as edited:
-    said["after"] = edited.generate(prompts, max_new_tokens=3)
+    said["after"] = edited.generate(prompts, max_new_tokens=6)
 print(f"the edit: {request.prompt} {request.target_new}")
 pd.DataFrame({"in scope": np.round(chance, 2), **said}, index=prompts)
 
 # %% [markdown]
-# What the counterfactual model reads is the edit and the prompt; it says the new object, and goes on saying it, for where to stop it
-# never learned. Outside of every scope the base model's logits are handed on, bit
-# for bit.
+# What the counterfactual model reads is the edit and the prompt; it says the new object and stops, as it has learned to. Outside of
+# every scope the base model's logits are handed on, bit for bit: what changes there was let in by mistake, and by construction.
 #
 # ## One edit at a time, and all of them in one memory
 #
@@ -85,11 +87,10 @@ pd.DataFrame({"in scope": np.round(chance, 2), **said}, index=prompts)
 # %%
 before = baseline(lm, requests, generated=False, kl=False)
 frames = {}
-for kind, found in trained.items():
-    settings = SeracSettings(scope=kind)
-    single = [serac(lm, [each], settings, found) for each in requests]
+for kind in KINDS:
+    single = [serac(lm, [each], SeracSettings(scope=kind), trained) for each in requests]
     frames[f"SERAC, {kind}"] = evaluate(lm, requests, single, before=before, name=kind)
-memory = serac(lm, requests, SeracSettings(), trained["embedding"])
+memory = serac(lm, requests, SeracSettings(), trained)
 frames["SERAC, memory"] = evaluate(lm, requests, memory, before=before, name="memory")
 sequence = method("rome").edit_sequence(lm, requests, layer=layer, texts=text_for(lm, text, n=1000), known="keep")
 frames["ROME, in sequence"] = evaluate(lm, requests, sequence, before=before, name="ROME")
@@ -116,7 +117,8 @@ rates(
 # ## Which prompts get through the gate?
 #
 # For every edit alone: how often each kind of prompt is sent to the counterfactual model. *Question* asks the edited fact in a form
-# that no training edit has; *implied* follows from the new fact in two steps.
+# that no training edit has; *implied* follows from the new fact in two steps; a *namesake* is another person with the same first or
+# last name, asked the same.
 
 # %%
 NAMES = {
@@ -127,7 +129,9 @@ NAMES = {
     "distracting": "behind the edit",
     "out_of_distribution": "unrelated",
 }
-questions = {fact.id: fact.question for fact in (facts_for(lm) if dataset == "world" else ()) if fact.question}
+known = facts_for(lm) if dataset == "world" else ()
+questions = {fact.id: fact.question for fact in known if fact.question}
+others = [fact for fact in known if part_of(fact.subject) == "test"]
 asked = []
 for each in requests:
     found = (
@@ -135,10 +139,16 @@ for each in requests:
         if each.id in questions
         else []
     )
-    asked.append(each.model_copy(update={"paraphrases": (*each.paraphrases, *found)}))
-gates = pd.concat(
-    let_in(lm, asked, SeracSettings(scope=kind), found).assign(classifier=kind) for kind, found in trained.items()
-)
+    alike = tuple(
+        fact.probe()
+        for fact in others
+        if fact.relation == each.relation
+        and fact.subject != each.subject
+        and set(fact.subject.split()) & set(each.subject.split())
+    )
+    locality = FrozenDict({**each.locality, **({"namesake": alike} if alike else {})})
+    asked.append(each.model_copy(update={"paraphrases": (*each.paraphrases, *found), "locality": locality}))
+gates = pd.concat(let_in(lm, asked, SeracSettings(scope=kind), trained).assign(classifier=kind) for kind in KINDS)
 gates["kind"] = gates["subgroup"].where(gates["kind"] != "question", "question").replace(NAMES)
 shares = gates.groupby(["kind", "classifier"], sort=False)["in"].agg(["sum", "size"]).reset_index()
 shares[["low", "high"]] = [wilson(k, n) for k, n in zip(shares["sum"], shares["size"], strict=True)]
@@ -156,6 +166,23 @@ rates(
 through.round(3)
 
 # %% [markdown]
+# A threshold can be moved. So the classifiers are compared where each lets nineteen in twenty of the prompts in that belong in
+# (other wordings, other names, questions): how many that do not belong in come along? *Those* are facts of namesakes, other
+# facts of the subject, and the same fact of others.
+
+# %%
+BELONG, WRONG = ("paraphrase", "alias", "question"), ("namesake", "same subject", "same relation")
+floors = gates[gates["kind"].isin(BELONG)].groupby("classifier")["probability"].quantile(0.05)
+near = gates[gates["kind"].isin(WRONG)].assign(alarm=lambda t: t["probability"] >= t["classifier"].map(floors))
+by_edit = near.groupby(["request", "classifier"])["alarm"].mean().unstack()
+print("false alarms where 0.95 of what belongs in is let in:", by_edit.mean().round(3).to_dict())
+near.groupby(["kind", "classifier"], sort=False)["alarm"].mean().unstack().round(3)
+
+# %% [markdown]
+# Neither classifier knows the form of the questions, so that letting them in means letting nearly everything in: at this point the
+# two differ in little.
+
+# %% [markdown]
 # ## Claims
 
 
@@ -167,19 +194,14 @@ def changed_outside(frame):
 
 
 together = changed_outside(frames["SERAC, memory"])
-gate = memory.gate(lm)
-alarm = np.array([choice is not None for choice in gate.choose(list(together["prompt"]))])
 changed = together["changed"].to_numpy()
+alarm = np.array([choice is not None for choice in memory.gate(lm).choose(list(together["prompt"]))])
+kept_low, kept_high = wilson(int((~changed).sum()), len(changed))
 claim(
-    "mitchell2022serac.base-model-untouched",
-    1 - changed.mean() >= 0.95 and bool(alarm[changed].all()),
-    measured={
-        "kept": 1 - changed.mean(),
-        "false_alarms": alarm.mean(),
-        "changed_without_alarm": int((changed & ~alarm).sum()),
-        "probes": len(changed),
-    },
-    note="all edits in memory: 95 of 100 unrelated answers stay, and each that changes was a false alarm",
+    "mitchell2022serac.unrelated-answers-stay",
+    kept_low >= 0.95,
+    measured={"kept": 1 - changed.mean(), "low": kept_low, "false_alarms": alarm.mean(), "probes": len(changed)},
+    note="all edits in memory: of answers about subjects that training never saw, at least 95 in 100 stay (lower end of the interval)",
 )
 
 # %%
@@ -253,8 +275,6 @@ claim(
 )
 
 # %%
-wrong = gates[gates["kind"].isin(["same subject", "same relation", "unrelated", "behind the edit"])]
-by_edit = wrong.groupby(["request", "classifier"])["in"].mean().unstack()
 low, high = bootstrap(by_edit["cross"] - by_edit["embedding"], np.random.default_rng(0))
 claim(
     "mitchell2022serac.cross-attention-lets-more-in",
@@ -265,7 +285,8 @@ claim(
         "difference_low": low,
         "difference_high": high,
     },
-    note="false alarms, cross-attention minus embedding, paired by edit; its 95 % interval lies above zero",
+    note="false alarms among near prompts where each lets in 0.95 of what belongs in: cross-attention minus embedding, paired by "
+    "edit; its 95 % interval lies above zero",
 )
 
 # %% [markdown]
@@ -276,19 +297,19 @@ for topic, departure in method("serac").departures().items():
     print(f"{topic}: the paper: {departure.paper_says}. Here: {departure.we_do}. Why: {departure.why}.")
 
 # %% [markdown]
-# Both networks depend on the tokenizer and on the training edits alone, so the six testbeds, which share them, have the same ones: they
-# are six base models around one gate.
+# The networks depend on the tokenizer, the training edits and a seed. The six testbeds share the first two, so that they are six draws
+# of gate and counterfactual model around six base models, learned from one set of edits.
 #
 # ## Exercises
 #
 # 1. Lower `threshold` in `SeracSettings` to 0.1. What comes in first: questions, or other subjects?
-# 2. How many of the edits can the memory hold before the first false alarm? Run the checker for your guess.
+# 2. How many of the edits can the memory hold before a namesake's fact raises the first false alarm? Run the checker for your guess.
 
 
 # %%
 def check(guess):
-    gate = serac(lm, requests[: max(1, guess)], SeracSettings(), trained["embedding"]).gate(lm)
-    prompts = [p.prompt for each in requests for p in each.locality["relation"]]
+    gate = serac(lm, requests[: max(1, guess)], SeracSettings(), trained).gate(lm)
+    prompts = [probe.prompt for each in asked for probe in each.locality.get("namesake", ())]
     edited = {each.prompt for each in requests}
     alarms = [
         prompt
