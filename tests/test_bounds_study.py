@@ -31,6 +31,7 @@ from paramem.bounds.study import (
     sweet_spot,
     tightest,
 )
+from paramem.bounds.study_figures import families, front, stacked
 from paramem.bounds.windows import Windowed, permuted
 from paramem.errors import BadInput, BadParameter
 
@@ -198,3 +199,25 @@ def test_bad_windows() -> None:
         Windowed(window=0)
     with pytest.raises(BadParameter, match="order='shuffled'"):
         Windowed(window=2, order="shuffled")
+
+
+def table_of(kinds: list[str]) -> pd.DataFrame:
+    made = pd.DataFrame({"kind": kinds, "d": [10, 20, 10, 20], "empirical": [5.0, 3.0, 4.0, 3.5]})
+    made = made.assign(added=[1.0, 2.0, 1.5, 3.0], complexity=[0.8, 1.8, 1.3, 2.8], sample=0.2)
+    made["bound"] = made["empirical"] + made["added"]
+    return made.assign(on_front=pareto(made, "added", "empirical"))
+
+
+def test_figures_show_every_model_and_where_bounds_are_vacuous() -> None:
+    made = table_of(["a", "a", "b", "b"])
+    drawn = front({"bits per dimension": (made, 8.2)}, "a title")
+    axis = drawn.axes[0]
+    assert sum(len(each.get_offsets()) for each in axis.collections if len(each.get_offsets()) > 1) == 4
+    assert any("8.20" in text.get_text() for text in axis.texts)
+    assert any("5.00" in text.get_text() for text in axis.texts), "the smallest sum"
+    bars = stacked({"d": (made.iloc[:2], "d")}, "a title", guess=8.2, ylabel="bits")
+    heights = [patch.get_height() for patch in bars.axes[0].patches]
+    assert sum(heights) == pytest.approx(made["bound"].iloc[:2].sum())
+    lines = families({"risk": (made, "d", "empirical")}, "t", lines="kind", levels={"risk": (4.0, "vacuous")})
+    assert [len(line.get_xdata()) for line in lines.axes[0].lines[:2]] == [2, 2]
+    assert lines.axes[0].texts[0].get_text() == "vacuous"

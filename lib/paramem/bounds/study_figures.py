@@ -50,12 +50,16 @@ def front(panels: dict[str, tuple[pd.DataFrame, float]], title: str) -> Figure:
         _sums(axis, table, guess)
         axis.set(xlabel=f"what the bound adds ({_unit(name)})", ylabel=f"empirical risk ({_unit(name)})", title=name)
     handles, labels = axes[0].get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside right center", title="filled: on the\nfront", alignment="left")
+    legend = figure.legend(handles, labels, loc="outside right center", title="filled: on the front", frameon=False)
     for handle, colour in zip(legend.legend_handles, sns.color_palette("viridis", len(labels) + 1), strict=False):
         if handle is not None:
             handle.set_facecolor(colour)  # type: ignore[attr-defined]
-    figure.suptitle(fill(title, 100), x=0.01, ha="left", fontsize=10.5)
+    figure.suptitle(_wrapped(title, figure), x=0.01, ha="left", fontsize=10.5)
     return figure
+
+
+def _wrapped(title: str, figure: Figure) -> str:
+    return fill(title, int(13 * figure.get_figwidth()))
 
 
 def _sums(axis: Axes, table: pd.DataFrame, guess: float) -> None:
@@ -80,7 +84,7 @@ def stacked(panels: dict[str, tuple[pd.DataFrame, str]], title: str, *, guess: f
     panels: name -> (table with columns empirical, complexity, sample, bound and, if measured, true; the column on the
     x axis). Bars stand at equal distances, labelled with the values of that column.
     """
-    figure, axes = _figure(len(panels), 4.0 * len(panels) + 1.6, 3.6)
+    figure, axes = _figure(len(panels), 3.6 * len(panels) + 3.2, 3.6)
     colours = dict(zip(TERMS, ("0.35", "#7fa8c9", "#f2c48d"), strict=True))
     highest = max(float(table["bound"].max()) for table, _ in panels.values())
     for axis, (name, (table, column)) in zip(axes, panels.items(), strict=True):
@@ -100,8 +104,8 @@ def stacked(panels: dict[str, tuple[pd.DataFrame, str]], title: str, *, guess: f
         axis.set_xticks(x[::step], [_number(value) for value in table[column].iloc[::step]], rotation=45 * (step > 1))
         axis.set(xlabel=column, title=name, ylim=(0, min(1.08 * max(highest, guess), 2 * guess)))
     axes[0].set_ylabel(ylabel)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
-    figure.suptitle(fill(title, 34 * len(panels) + 20), x=0.01, ha="left", fontsize=10.5)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.suptitle(_wrapped(title, figure), x=0.01, ha="left", fontsize=10.5)
     return figure
 
 
@@ -124,19 +128,22 @@ def families(
     values span more than a decade. levels: panel -> (height, label) of a dotted line.
     """
     figure, axes = _figure(len(panels), 3.7 * len(panels) + 1.4, 3.5)
+    kinds = list(dict.fromkeys(kind for table, _, _ in panels.values() for kind in table[lines]))
+    colours = dict(zip(kinds, sns.color_palette("viridis", len(kinds) + 1), strict=False))
+    looks = dict(zip(kinds, zip(MARKERS, ("-", "--", ":", "-.") * 2, strict=False), strict=False))
     for axis, (name, (table, x, y)) in zip(axes, panels.items(), strict=True):
-        kinds = list(dict.fromkeys(table[lines]))
-        colours = sns.color_palette("viridis", len(kinds) + 1)
-        for kind, colour, marker, dash in zip(kinds, colours, MARKERS, ("-", "--", ":", "-.") * 2, strict=False):
-            part = table[table[lines] == kind].sort_values(x)
-            axis.plot(part[x], part[y], dash, color=colour, marker=marker, ms=5, lw=1.2, label=_number(kind))
+        for kind, part in table.groupby(lines, sort=False):
+            part, (marker, dash) = part.sort_values(x), looks[kind]
+            axis.plot(part[x], part[y], dash, color=colours[kind], marker=marker, ms=5, lw=1.2, label=_number(kind))
         if table[x].min() > 0 and table[x].max() > 10 * table[x].min():
             axis.set_xscale("log")
         if levels and name in levels:
             height, label = levels[name]
             axis.axhline(height, color="black", lw=1, ls=":")
-            axis.text(0.02, height, label, transform=axis.get_yaxis_transform(), fontsize=8.5, va="bottom")
+            axis.text(0.98, height, label, transform=axis.get_yaxis_transform(), fontsize=8.5, va="bottom", ha="right")
         axis.set(xlabel=x, ylabel=name)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", title=lines, alignment="left")
-    figure.suptitle(fill(title, 34 * len(panels) + 20), x=0.01, ha="left", fontsize=10.5)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside right center", title=lines, alignment="left", frameon=False
+    )
+    figure.suptitle(_wrapped(title, figure), x=0.01, ha="left", fontsize=10.5)
     return figure
