@@ -23,7 +23,7 @@ from peft import LoraConfig, LoraModel
 
 from paramem import claim, load
 from paramem.editing.fine_tuning import FineTuneSettings, fine_tune
-from paramem.editing.low_rank import LowRankSettings, adapted, low_rank, ranks
+from paramem.editing.low_rank import LowRankSettings, adapted, low_rank, low_rank_each, ranks
 from paramem.editing.rome import RomeSettings, rome_each
 from paramem.editing.statistics import cached_second_moment
 from paramem.evaluation import baseline, evaluate
@@ -43,17 +43,17 @@ seed: int = 0
 relations: str = "people"  # "people": relations of people; "all"; or names with commas between
 rank: int = 8  # as in a popular toolkit's editing configuration
 n_edits: int = 0  # single edits; 0: as many as the profile says
-n_long: int = 0  # edits whose target has several tokens; 0: as many as the profile says
+n_long: int = 0  # of these, edits whose target has several tokens; 0: as many as the profile says
 
 # %%
 lm = load(model)
-n_edits, n_long = n_edits or {"paper": 100}.get(profile, 8), n_long or {"paper": 100}.get(profile, 8)
+n_edits, n_long = n_edits or {"paper": 200}.get(profile, 24), n_long or {"paper": 100}.get(profile, 8)
 pool = edits_for(lm, dataset, seed=seed, relations=relations, part="test")
 n_tokens = lm.encode([r.prompt for r in pool], [r.target_new for r in pool]).target_mask.sum(1).tolist()
-requests = pool[:n_edits]
 long = [request for request, n in zip(pool, n_tokens, strict=True) if n > 1][:n_long]
+requests = [*long, *(request for request, n in zip(pool, n_tokens, strict=True) if n == 1)][:n_edits]
 C = cached_second_moment(lm, 0, text_for(lm, text, n=1000))
-print(f"{lm.name}: {len(requests)} edits, {len(long)} with targets of two tokens or more")
+print(f"{lm.name}: {len(requests)} edits, {len(long)} of them with targets of two tokens or more")
 
 # %% [markdown]
 # ## What the papers report
@@ -79,7 +79,8 @@ print(f"with the second entry of Lambda at zero the rank is {torch.linalg.matrix
 
 # %% [markdown]
 # Before the first step the adapted model must be the old one, and after merging it must compute what it computed with the
-# adapter beside the weights. Both are asked here of `peft` itself, on a copy.
+# adapter beside the weights (section 4.1). Both are asked here of `peft` itself, on a copy; that they hold is a matter of
+# construction, and of a test with its control in the library.
 
 # %%
 names = [lm.weight(*place).name.removesuffix(".weight") for place in adapted(lm, LowRankSettings())]
@@ -123,9 +124,10 @@ pd.DataFrame(said, index=asked)
 # %% [markdown]
 # ## Editors side by side
 #
-# Every edit on the clean model. *LoRA* adapts attention at all layers; *one matrix* adapts layer 0's down projection, which FT-M
-# tunes as a whole and ROME changes by rank one. *AdaLoRA* begins with 12 ranks a matrix and keeps 8 on average; *equal ranks* is
-# the same, scale included, with 8 in each matrix from start to end. Predict which of them leaves other subjects alone.
+# Every edit on the clean model, all of them trained side by side, each with adapters of its own. *LoRA* adapts attention at all
+# layers; *one matrix* adapts layer 0's down projection, which FT-M tunes as a whole and ROME changes by rank one, as LoRA of
+# *rank 1, one matrix* does. *AdaLoRA* begins with 12 ranks a matrix and keeps 8 on average; *equal ranks* is the same, scale
+# included, with 8 in each matrix from start to end. Predict which of them leaves other subjects alone.
 
 # %%
 editors = {
@@ -133,13 +135,14 @@ editors = {
     "LoRA, rank 1": LowRankSettings(rank=1),
     "LoRA, MLPs": LowRankSettings(rank=rank, matrices="mlp"),
     "LoRA, one matrix": LowRankSettings(rank=rank, matrices="down", layers=(0,)),
+    "LoRA, rank 1, one matrix": LowRankSettings(rank=1, matrices="down", layers=(0,)),
     "AdaLoRA": LowRankSettings(rank=rank, adapter="adalora", init_rank=rank + 4),
     "AdaLoRA, equal ranks": LowRankSettings(
         rank=rank - 1, adapter="adalora", init_rank=rank, allocate=False, alpha=32 * rank / (rank + 4)
     ),
 }
 before = baseline(lm, requests, generated=False, kl=False)
-edits = {name: [low_rank(lm, [each], settings) for each in requests] for name, settings in editors.items()}
+edits = {name: low_rank_each(lm, requests, settings) for name, settings in editors.items()}
 edits["FT-M"] = [fine_tune(lm, [each], FineTuneSettings(layer=0)) for each in requests]
 edits["ROME"] = rome_each(lm, requests, RomeSettings(layer=0), C)
 frames = {name: evaluate(lm, requests, found, before=before, name=name) for name, found in edits.items()}
@@ -199,8 +202,9 @@ objectives = {
     "AdaLoRA, last-token": LowRankSettings(rank=rank, adapter="adalora", init_rank=rank + 4, objective="last-token"),
 }
 before_long = baseline(lm, long, generated=False, kl=False)
+made = {name: found[: len(long)] for name, found in edits.items()}  # the edits above begin with the long ones
 on_long = {
-    name: evaluate(lm, long, [low_rank(lm, [each], settings) for each in long], before=before_long, name=name)
+    name: evaluate(lm, long, made.get(name) or low_rank_each(lm, long, settings), before=before_long, name=name)
     for name, settings in objectives.items()
 }
 long_card = scorecard(on_long)
@@ -237,24 +241,19 @@ wide(batch_card).T
 # Every comparison is paired by edit, and its 95 % interval decides.
 
 # %%
-claim(
-    "hu2021lora.no-change-at-the-start",
-    gaps["start"] == 0 and gaps["merged"] <= 1e-3 * moved,
-    measured={"start": gaps["start"], "merged_below_one_thousandth": gaps["merged"] <= 1e-3 * moved},
-    note="exactly the old logits at the start; merged and beside differ by at most a thousandth of the adapter's effect",
-)
-
-# %%
-one, one_low, one_high = difference(frames, "edit: exact", "FT-M", "LoRA, rank 1")
+one, one_low, one_high = difference(frames, "edit: exact", "FT-M", "LoRA, rank 1, one matrix")
 claim(
     "hu2021lora.low-rank-suffices",
     one_high <= 0.05,
     measured={
-        "edit_rank_1": wide(card).loc["edit: exact", "LoRA, rank 1"],
+        "edit_rank_1": wide(card).loc["edit: exact", "LoRA, rank 1, one matrix"],
         "edit_full_matrix": wide(card).loc["edit: exact", "FT-M"],
+        "edit_rank_1_attention": wide(card).loc["edit: exact", "LoRA, rank 1"],
         "behind_high": one_high,
+        "edits": len(requests),
     },
-    note="as an editor: rank 1 writes at most five points fewer edits than tuning a whole matrix (upper end of the interval)",
+    note="as an editor, of one matrix: rank 1 writes at most five points fewer edits than tuning all of it (upper end of the "
+    "interval)",
 )
 
 # %%
