@@ -1,0 +1,226 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # When the text says one thing and the weights another
+#
+# *Does a model follow any text it is shown, or does it return to its own answer as soon as some evidence supports it?*
+# [Xie et al. 2023](https://arxiv.org/abs/2305.13300) (`xie2023chameleon`) set evidence for and against what a model believes
+# side by side; [Cheng et al. 2024](https://arxiv.org/abs/2410.08414) (`cheng2024interplay`) put contexts that support, complete,
+# contradict or miss it in front. Runs in half a minute on one CPU core.
+
+# %%
+import random
+
+import pandas as pd
+
+from paramem import claim, load
+from paramem.evaluation.intervals import paired, wilson
+from paramem.fusion.conflicts import CONTEXTS, DEPARTURES, elicit, told
+from paramem.fusion.study import shares
+from paramem.material import world_behind
+from paramem.plots import grid, rates
+
+# %% tags=["parameters"]
+model: str = "read-s0"  # a bundled testbed that reads
+profile: str = "default"
+seed: int = 0
+n_beliefs: int = 120
+
+# %%
+lm = load(model)
+here = world_behind(lm)
+beliefs = elicit(lm, here, n=n_beliefs, seed=seed)
+print(f"{lm.name}: {len(beliefs)} beliefs about {len({b.entity for b in beliefs})} people")
+
+# %% [markdown]
+# ## What the papers report
+#
+# Models are receptive to coherent evidence against their memory when it stands alone, and show a strong bias towards memory once
+# some of the evidence supports it (`xie2023chameleon`, abstract). They suppress what they know when any context is there, one that
+# completes it or has nothing to do with it as well (`cheng2024interplay`, abstract).
+#
+# ## One belief, four contexts
+#
+# A belief is what the model says by itself. The people are those of whom no training passage spoke. Predict the four answers.
+
+# %%
+belief = beliefs[0]
+rng = random.Random(seed)
+one = [belief.context(here, kind, rng) for kind in CONTEXTS]
+for trial, answer in zip(one, told(lm, one)["answer"], strict=True):
+    print(f"{trial.prompt} -> {answer}")
+
+# %% [markdown]
+# ## Four relations between context and memory
+
+# %%
+contexts = {kind: [b.context(here, kind, rng) for b in beliefs] for kind in CONTEXTS if kind != "irrelevant"}
+for n in (1, 3):
+    contexts[f"irrelevant, {n}"] = [b.context(here, "irrelevant", rng, sentences=n) for b in beliefs]
+answered = {kind: told(lm, trials) for kind, trials in contexts.items()}
+table = pd.concat([found.assign(context=kind) for kind, found in answered.items()], ignore_index=True)
+pd.crosstab(table["context"], table["from"], normalize="index").reindex(list(contexts)).round(3)
+
+# %%
+remembered = {kind: (found["from"] == "memory").astype(float) for kind, found in answered.items()}
+kept = shares(table.assign(kept=table["from"] == "memory", answer="from memory"), ["context", "answer"], "kept")
+rates(
+    kept,
+    f"Own answers: {remembered['irrelevant, 3'].mean():.2f} behind three sentences about others, "
+    f"{remembered['conflicting'].mean():.2f} behind one that contradicts",
+    rows="context",
+    columns="answer",
+    xlabel="share of beliefs (95 % intervals)",
+)
+
+# %% [markdown]
+# ## Evidence in any balance
+#
+# So many sentences for the belief and so many against it, each in another wording, in random order. Predict: where would a model
+# be that goes by the majority? And one that always believes the text that contradicts it?
+
+# %%
+most = 3
+counted = [
+    told(lm, [b.balanced(here, supports, counters, rng) for b in beliefs])
+    for supports in range(most + 1)
+    for counters in range(most + 1)
+    if 0 < supports + counters <= 5
+]
+evidence = pd.concat(counted, ignore_index=True).assign(kept=lambda t: t["from"] == "memory")
+balance = evidence.pivot_table(index="supports", columns="counters", values="kept")
+grid(
+    balance.rename(index="{} for".format, columns="{} against".format),
+    f"One for, one against: {balance.loc[1, 1]:.2f} keep their own answer; one for, two against: {balance.loc[1, 2]:.2f}",
+    label="share of own answers",
+)
+
+# %%
+pd.crosstab([evidence["supports"], evidence["counters"]], evidence["from"], normalize="index").round(3)
+
+# %% [markdown]
+# The order of two sentences that contradict each other:
+
+# %%
+two = evidence[(evidence["supports"] == 1) & (evidence["counters"] == 1)]
+shares(two, ["last"], "kept").round(3)
+
+# %% [markdown]
+# ## Claims
+
+
+# %%
+def kept_with(supports, counters):
+    chosen = evidence[(evidence["supports"] == supports) & (evidence["counters"] == counters)]
+    return chosen["kept"].astype(float).reset_index(drop=True)
+
+
+alone = evidence[(evidence["supports"] == 0) & (evidence["counters"] == 1)]
+followed = (alone["from"] == "context").sum()
+low, high = wilson(followed, len(alone))
+claim(
+    "xie2023chameleon.follows-single-evidence",
+    low > 0.5,
+    measured={"followed": followed / len(alone), "low": low, "high": high, "beliefs": len(alone)},
+    note="more than half, with the whole 95 % interval",
+)
+
+# %%
+fair = {(1, 1): 1 / 2, (1, 2): 1 / 3}
+spans = {pair: paired(kept_with(*pair), [share] * len(beliefs)) for pair, share in fair.items()}
+claim(
+    "xie2023chameleon.returns-with-support",
+    min(span.low for span in spans.values()) > 0,
+    measured={
+        "kept_1_to_1": kept_with(1, 1).mean(),
+        "over_balance_low": spans[1, 1].low,
+        "kept_1_to_2": kept_with(1, 2).mean(),
+        "over_third_low": spans[1, 2].low,
+    },
+    note="more than one half with one piece of evidence on each side, and more than a third with one for and two against",
+)
+
+# %%
+more = paired(kept_with(2, 1), kept_with(1, 2))
+claim(
+    "xie2023chameleon.evidence-counts",
+    more.low > 0,
+    measured={
+        "kept_2_to_1": kept_with(2, 1).mean(),
+        "kept_1_to_2": kept_with(1, 2).mean(),
+        "difference_low": more.low,
+        "difference_high": more.high,
+    },
+    note="paired by belief; the interval lies above zero",
+)
+
+# %%
+sided = two[two["from"].isin(["memory", "context"])]
+last = (sided["kept"] == (sided["last"] == "support")).sum()
+low, high = wilson(last, len(sided))
+claim(
+    "xie2023chameleon.the-last-word-wins",
+    low > 0.5,
+    measured={"last": last / len(sided), "low": low, "high": high, "answers": len(sided)},
+    note="of the answers that are on one of the two sides; the interval lies above one half",
+)
+
+# %%
+lost = {
+    kind: paired(remembered["none"], remembered[kind]) for kind in ("irrelevant, 1", "irrelevant, 3", "complementary")
+}
+claim(
+    "cheng2024interplay.context-suppresses-memory",
+    lost["irrelevant, 3"].low > 0,
+    measured={
+        "by_itself": remembered["none"].mean(),
+        "behind_one": remembered["irrelevant, 1"].mean(),
+        "behind_three": remembered["irrelevant, 3"].mean(),
+        "lost_low": lost["irrelevant, 3"].low,
+        "lost_high": lost["irrelevant, 3"].high,
+    },
+    note="behind three sentences about others; the interval of the loss lies above zero",
+)
+
+# %%
+claim(
+    "cheng2024interplay.a-context-that-completes-suppresses-too",
+    lost["complementary"].low > 0,
+    measured={
+        "by_itself": remembered["none"].mean(),
+        "behind_it": remembered["complementary"].mean(),
+        "lost_low": lost["complementary"].low,
+        "lost_high": lost["complementary"].high,
+    },
+    note="the context answers another question about the same person, asked first; the interval lies above zero",
+)
+
+# %% [markdown]
+# ## Departures and limits
+
+# %%
+for topic, (paper, we, why) in DEPARTURES.items():
+    print(f"{topic}: the papers: {paper}. Here: {we}. Why: {why}.")
+
+# %% [markdown]
+# The testbeds were trained to follow a passage against memory, but never on a passage that contradicts itself: what one sentence does
+# was taught, what two do was not. All facts were stated equally often, so nothing is said about rare and frequent ones.
+#
+# ## Exercises
+#
+# 1. Which share of own answers would a model keep that picks one sentence at random, at two for and three against? Run the checker.
+# 2. Put the evidence for the belief first in all trials. Which claim changes?
+
+
+# %%
+def check(guess):
+    return "right" if abs(guess - 2 / 5) < 0.005 else "not quite: how many sentences are there, and how many keep it?"
+
+
+check(guess=0.5)
