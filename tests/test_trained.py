@@ -112,7 +112,7 @@ def test_shipped_networks_learned_from_no_subject_for_tests_and_say_what_validat
 
 def test_eight_bits_keep_a_matrix_to_a_hundredth_of_its_largest_entry() -> None:
     generator = torch.Generator().manual_seed(0)
-    matrix = torch.randn(6, 40, generator=generator) * torch.tensor([[1e-3], [1.0], [1e3], [0.0], [5.0], [1.0]])
+    matrix = torch.randn(6, 40, generator=generator) * torch.tensor([[1e-2], [1.0], [1e3], [0.0], [5.0], [1.0]])
     tensors = {"matrix": matrix, "bias": torch.randn(40, generator=generator), "rows": torch.tensor([3, 70000, 9])}
     stored, found = pack(tensors, 8), unpack(pack(tensors, 8))
     assert stored["matrix"].dtype == torch.int8
