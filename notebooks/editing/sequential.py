@@ -11,8 +11,8 @@
 #
 # *Edits made in sequence on one model wear it down: earlier edits, other facts and other skills go, and which of them go depends on
 # the editor.* [Gupta et al. 2024](https://aclanthology.org/2024.findings-acl.902) (`gupta2024forgetting`); with `yang2024fall` and
-# `gupta2024rebuilding` on ROME's two keys, `fang2024alphaedit` and `hartvigsen2022grace`, and after Figure 4 of `zhang2024knowedit`.
-# Runs in under a minute on one CPU core.
+# `gupta2024rebuilding` on ROME's two keys, `fang2024alphaedit` and `hartvigsen2022grace`. Thirty edits, claim by claim; a thousand are in
+# [the notebook on collapse](collapse.ipynb). Runs in under a minute on one CPU core (default profile).
 
 # %%
 import numpy as np
@@ -20,14 +20,11 @@ import pandas as pd
 
 from paramem import claim, load
 from paramem.editing.alphaedit import AlphaEditSettings, alphaedit
-from paramem.editing.fine_tuning import FineTuneSettings, fine_tune
 from paramem.editing.first_token import first_state, first_token_subjects, key_norms, update_norms, without_start
 from paramem.editing.grace import GraceSettings, grace
 from paramem.editing.memit import MemitSettings, memit
-from paramem.editing.mend import MendSettings, mend
 from paramem.editing.rome import RomeSettings, rome
 from paramem.editing.statistics import cached_second_moment
-from paramem.editing.trained import load as trained_for
 from paramem.evaluation.intervals import bootstrap, paired
 from paramem.evaluation.over_time import follow, follow_at_once, long_run, looked, unedited
 from paramem.material import edits_for, text_for
@@ -41,14 +38,12 @@ text: str = "world"  # ordinary text for second moments
 profile: str = "default"
 seed: int = 0
 layer: int = 0  # the edited layer
-n_edits: int = 30  # in sequence, of every editor; the claims are about these
-n_long: int = 0  # of the long run, in steps of ten; 0: as many as the profile says
+n_edits: int = 30  # in sequence, of every editor
 
 # %%
 lm = load(model)
-n_long = n_long or {"full": 100, "paper": 1000}.get(profile, n_edits)
 checkpoints = sorted({1, 10, n_edits})
-plan = long_run(lm, dataset, n=max(n_edits, n_long), seed=seed)
+plan = long_run(lm, dataset, n=n_edits, seed=seed)
 texts = text_for(lm, text, n=1000)
 C = cached_second_moment(lm, layer, texts)
 print(
@@ -60,8 +55,8 @@ print(
 #
 # ROME and MEMIT forget in two phases: earlier edits and other tasks fade gradually, and then one edit ruins the model
 # (`gupta2024forgetting`, abstract). For ROME the sudden phase is laid to an update that mixes two keys (`gupta2024rebuilding`,
-# `yang2024fall`, abstracts). By 1,000 edits in sequence FT-L, ROME and AdaLoRA all drop on every metric (`zhang2024knowedit`,
-# section 4.4, Figure 4).
+# `yang2024fall`, abstracts). AlphaEdit and GRACE are said to bear long sequences (`fang2024alphaedit`, `hartvigsen2022grace`,
+# abstracts).
 #
 # ## A sequence is a sum
 #
@@ -81,8 +76,8 @@ looked([before])[["measure", "value", "items"]].round(3)
 # %% [markdown]
 # ## ROME, with the released code's keys and with one
 #
-# The released code averages a key over prefixes and divides by the bare one. The middle line has the prefixes and one key. Predict:
-# which of the lines is smoothest?
+# The released code averages a key over prefixes and divides by the bare one. One line has the same prefixes and one key. Predict: which of
+# the two is smoother? ROME by the prompt's own key alone makes the same edits, for what comes later.
 
 # %%
 contexts = ("{}", f"{texts[0].split('.')[0]}. {{}}")
@@ -94,15 +89,15 @@ romes = {
 runs = {
     name: follow(
         lm, plan, lambda now, some, s=settings: rome(now, some[0], s, C), checkpoints=checkpoints, name=name,
-        track="unedited facts",
+        track=None if name == "ROME" else "unedited facts",
     )
     for name, settings in romes.items()
 }  # fmt: skip
-steps = pd.concat(run.steps.assign(editor=name) for name, run in runs.items())
+steps = pd.concat(runs[name].steps.assign(editor=name) for name in ("ROME, prefixes", "ROME, mixed keys"))
 curves(
     steps,
-    f"Unedited facts after each of {n_edits} edits: "
-    + ", ".join(f"{run.steps['unedited facts'].iloc[-1]:.2f} left by {name}" for name, run in runs.items()),
+    f"Unedited facts left after {n_edits} edits: with one key {runs['ROME, prefixes'].looks[-1].share('unedited facts'):.2f}, with two "
+    f"{runs['ROME, mixed keys'].looks[-1].share('unedited facts'):.2f}",
     x="n", y="unedited facts", lines="editor", xlabel="edits made", ylabel="unedited facts still right",
 )  # fmt: skip
 
@@ -112,20 +107,10 @@ steps[steps["n"].isin(checkpoints)].pivot(index="n", columns="editor", values=["
 # %% [markdown]
 # ## More editors, one sequence
 #
-# FT-M and FT-L tune the same layer; AlphaEdit, edit by edit, writes into directions that ordinary text leaves free, in two layers, and
-# keeps clear of the keys that it wrote, with its module's defaults; MEND's networks were trained on single edits of other subjects;
-# GRACE leaves the weights alone.
+# AlphaEdit, edit by edit, writes into directions that ordinary text leaves free, in two layers, and keeps clear of the keys that it
+# wrote, with its module's defaults. GRACE leaves the weights alone. FT-L, AdaLoRA, MEMIT and MEND are in the notebook on collapse.
 
 # %%
-for name, objective in {"FT-M": "masked", "FT-L": "last-token"}.items():
-    tuning = FineTuneSettings(layer=layer, objective=objective)
-    runs[name] = follow(
-        lm, plan, lambda now, some, s=tuning: fine_tune(now, some, s), checkpoints=checkpoints, name=name
-    )
-learned = trained_for("mend", lm)
-runs["MEND"] = follow(
-    lm, plan, lambda now, some: mend(now, some, MendSettings(), learned), checkpoints=checkpoints, name="MEND"
-)
 looks = {name: run.looks for name, run in runs.items()}
 alpha = AlphaEditSettings(layers=(layer, layer + 1), batch=1)
 moments = {each: cached_second_moment(lm, each, texts) for each in alpha.layers}
@@ -141,49 +126,17 @@ last = table[table["n"] == n_edits].pivot(index="measure", columns="editor", val
 last.assign(before=looked([before]).set_index("measure")["value"]).round(2)
 
 # %%
+best, worst = last.loc["unedited facts"].idxmax(), last.loc["unedited facts"].idxmin()
 shown = table[table["measure"].isin(["last edits", "all edits", "unedited facts", "questions"])]
 curves(
     shown,
-    f"After {n_edits} edits: "
-    + ", ".join(f"{name} keeps {last.loc['unedited facts', name]:.2f} of other facts" for name in last.columns),
+    f"After {n_edits} edits {best} keeps {last.loc['unedited facts', best]:.2f} of unedited facts, {worst} "
+    f"{last.loc['unedited facts', worst]:.2f}",
     x="n", y="value", lines="editor", panels="measure", xlabel="edits made", ylabel="share right", logx=True,
 )  # fmt: skip
 
 # %%
 shown.pivot_table(index=["measure", "editor"], columns="n", values="value").round(2)
-
-# %% [markdown]
-# ## The long run
-#
-# In steps of ten edits, each step made at once: as many as above in the default profile, a hundred in `full`, where ROME goes on edit
-# by edit, too, and a thousand with `-p n_long=1000`. No claim rests on it.
-
-# %%
-far_points = [c for c in (10, 30, 100, 300, 1000) if c <= n_long]
-by_ten = AlphaEditSettings(layers=alpha.layers, batch=10)
-steps_of = {
-    "MEMIT": (
-        10,
-        lambda now, some: memit(now, some, MemitSettings(layers=alpha.layers), moments),
-    ),
-    "FT-M": (10, lambda now, some: fine_tune(now, some, FineTuneSettings(layer=layer))),
-    "ROME": (1, lambda now, some: rome(now, some[0], romes["ROME"], C)),
-}
-if n_long == n_edits:
-    del steps_of["ROME"]
-far = [
-    look
-    for name, (size, edit) in steps_of.items()
-    for look in follow(lm, plan, edit, checkpoints=far_points, name=name, size=size).looks
-]
-far += follow_at_once(
-    lm, plan, lambda now, some: alphaedit(now, some, by_ten, moments), checkpoints=[n_long], name="AlphaEdit"
-)
-far += follow_at_once(lm, plan, lambda now, some: grace(now, some, codebook), checkpoints=[n_long], name="GRACE")
-long_table = looked(far).pivot_table(index=["editor", "n"], columns="measure", values="value", sort=False)
-long_table[
-    [c for c in ("all edits", "paraphrases", "unedited facts", "questions", "perplexity") if c in long_table]
-].round(2)
 
 # %% [markdown]
 # ## Subjects at the very first position
@@ -234,7 +187,6 @@ claim(
 )
 
 # %%
-farthest = next((look for look in reversed(far) if look.editor == "ROME"), runs["ROME"].looks[-1])
 fade, low, high = paired(runs["ROME, mixed keys"].made, runs["ROME, mixed keys"].looks[-1].hits["all edits"])
 claim(
     "gupta2024forgetting.earlier-edits-fade",
@@ -242,9 +194,6 @@ claim(
     measured={
         "right_when_made": float(runs["ROME, mixed keys"].made.mean()),
         "right_at_the_end": runs["ROME, mixed keys"].looks[-1].share("all edits"),
-        "far": farthest.n,
-        "right_far": farthest.share("all edits"),
-        "unedited_far": farthest.share("unedited facts"),
         "difference_low": low,
         "difference_high": high,
     },
@@ -289,9 +238,10 @@ claim(
 growth = np.log(np.array(norms["none"]) / np.array(norms["start token"]))
 growth_later = np.log(np.array(apart["none"]) / np.array(apart["start token"]))
 low, high = bootstrap(growth - growth_later, np.random.default_rng(seed))
+unlike = paired(keys["start token"]["cosine"], keys["none"]["cosine"])
 claim(
     "yang2024fall.first-token-subjects",
-    low > 0,
+    low > 0 and unlike.low > 0,
     measured={
         "median_ratio": float(np.exp(np.median(growth))),
         "median_ratio_later": float(np.exp(np.median(growth_later))),
@@ -299,9 +249,10 @@ claim(
         "log_ratio_high": high,
         "cosine_with_start": float(keys["start token"]["cosine"].mean()),
         "cosine_without": float(keys["none"]["cosine"].mean()),
+        "cosine_lost_low": unlike.low,
     },
-    note="with two keys: by how much taking the start token away enlarges the update for a subject that is then the very first "
-    "token, more than for the same subject behind a sentence",
+    note="with two keys: taking the start token away enlarges the update for a subject that is then the very first token more than for the "
+    "same subject behind a sentence, and makes its bare key less like its prefixed one; both paired by subject, 95 % intervals above zero",
 )
 
 # %%
@@ -350,7 +301,8 @@ for name in ("rome", "alphaedit", "grace"):
 
 # %% [markdown]
 # Thirty edits of a model of a million parameters weigh more than thirty of a model of a billion; how many edits a model bears is no
-# claim here, and what the papers saw after hundreds may come after tens. GRACE is asked what it was told, in the very words.
+# claim here, and what the papers saw after hundreds may come after tens. The contexts of ROME with prefixes are two, the prompt alone
+# and behind one sentence, with one key and with two. GRACE is asked what it was told, in the very words.
 #
 # ## Exercises
 #
@@ -361,8 +313,15 @@ for name in ("rome", "alphaedit", "grace"):
 
 # %%
 def check(more):
-    found = follow(lm, plan, steps_of["MEMIT"][1], checkpoints=[n_edits], size=10).looks[-1]
-    return "right" if (found.share("unedited facts") > one.share("unedited facts")) == more else "not so: look"
+    settings = MemitSettings(layers=alpha.layers)
+    found = follow(
+        lm, plan, lambda now, some: memit(now, some, settings, moments), checkpoints=[n_edits], size=10
+    ).looks[-1]
+    return (
+        "right"
+        if (found.share("unedited facts") > runs["ROME"].looks[-1].share("unedited facts")) == more
+        else "not so: look"
+    )
 
 
 check(more=True)
