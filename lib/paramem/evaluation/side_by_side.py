@@ -14,8 +14,8 @@ from torch import Tensor
 
 from paramem.evaluation.answers import Answers, ask_chunk, chunks_of, joined_answers
 from paramem.evaluation.plan import Plan
-from paramem.evaluation.saying import Asking, Said, Tokens, end_tokens, read_off, targets_of
-from paramem.generation import Sampling, decode, generate_tokens
+from paramem.evaluation.saying import Asking, Said, Tokens, read_off, targets_of
+from paramem.generation import Sampling, decode, end_tokens, generate_tokens
 from paramem.interventions import Intervention
 from paramem.interventions.abreast import abreast
 from paramem.models import LM, Batch
@@ -55,7 +55,7 @@ def say_each(
 def _asked(lm: LM, edits: Sequence[Intervention], batch: Batch, owners: Tensor, how: Asking) -> Answers:
     parts, chunks = [], list(chunks_of(lm, batch, how.batch_size))
     for chunk in chunks:
-        present, own = owners[chunk].unique(return_inverse=True)
+        present, own = torch.unique(owners[chunk], return_inverse=True)
         with abreast(lm, [edits[i] for i in present.tolist()], own) as edited:
             parts.append(ask_chunk(edited, batch.rows(chunk), how.keep_next))
     return joined_answers(parts, torch.cat(chunks))
