@@ -22,11 +22,21 @@ def test_the_small_checkout_reads(demo: Project) -> None:
     assert list(taxonomy.claims) == ["doe2022facts.works"]
     assert taxonomy.claims_of("editing/demo") == ("doe2022facts.works",)
     assert taxonomy.testbeds_of("editing/demo") == ("bed-a", "bed-b")
+    assert taxonomy.testbeds_deciding("doe2022facts.works") == ("bed-a", "bed-b")
     assert [name for name, _ in taxonomy.category_names()] == ["editing", "editing/locate-then-edit"]
     assert papers["doe2022facts"].cite() == "Doe and Roe 2022"
     assert papers["doe2022facts"].title == "Facts in a Box"
     assert (papers["doe2022facts"].posted, papers["doe2022facts"].link) == (2022, "https://arxiv.org/abs/2202.00001")
     assert not [finding for finding in check_papers(taxonomy, papers) if "method" not in finding.where]
+
+
+def test_a_claim_is_counted_over_the_testbeds_that_can_decide_it(demo: Project) -> None:
+    path = demo.taxonomy / "editing.yaml"
+    path.write_text(ENTRIES.replace("notebook: editing/demo\n", "notebook: editing/demo\n      testbeds: [bed-b]\n"))
+    taxonomy = load_taxonomy(demo)
+    assert taxonomy.testbeds_deciding("doe2022facts.works") == ("bed-b",)
+    assert taxonomy.claims_of("editing/demo", "bed-b") == taxonomy.claims_of("editing/demo") != ()
+    assert taxonomy.claims_of("editing/demo", "bed-a") == ()
 
 
 @pytest.mark.parametrize(
@@ -45,6 +55,7 @@ def test_the_small_checkout_reads(demo: Project) -> None:
         ("      notebook: editing/demo\n", "", "name the notebook that measures it"),
         ("where: Section 3\n", "where: Section 3\n      status: not attempted\n", "needs a reason"),
         ("where: Section 3\n", "where: Section 3\n      status: maybe\n", "not attempted"),
+        ("      notebook: editing/demo\n", "      testbeds: [bed-a]\n", "testbeds go with a notebook"),
         ("notebooks: [editing/demo]", "links: {code: 'javascript:alert(1)'}", "http or https"),
         (
             "notebooks: [editing/demo]",

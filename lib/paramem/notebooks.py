@@ -54,6 +54,8 @@ def inputs_hash(project: Project, name: str, taxonomy: Taxonomy) -> str:
     for dumped in claims.values():
         if dumped["origin"] == "paper":  # the rule, which cards do not mention
             del dumped["origin"]
+        if not dumped["testbeds"]:
+            del dumped["testbeds"]
     return hashlib.sha256(json.dumps([files, claims], sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -281,13 +283,14 @@ def _claim_problems(project: Project, name: str, taxonomy: Taxonomy) -> Iterator
     declared = set(taxonomy.claims_of(name))
     for claim_id in sorted(found.keys() - declared):
         yield f"states {claim_id}, which the taxonomy does not give it"
-    missing = sorted(declared - found.keys())
+    parameters = read_parameters(read_cells(path), name)
+    default = parameters["model"].default if "model" in parameters else None
+    missing = sorted(set(taxonomy.claims_of(name, default)) - found.keys())
     if missing:
         yield f"does not state {', '.join(missing)}, which the taxonomy gives it"
-    parameters = read_parameters(read_cells(path), name)
     committed = read_results(project.results_path(name))
     if committed is None and declared:
         yield f"has claims and no results/{name}.json; measure them with: paramem run {name} --profile full"
-    if committed is not None and "model" in parameters:
-        for change in changed_rows(committed, parameters["model"].default, found, frozenset(declared)):
+    if committed is not None and default is not None:
+        for change in changed_rows(committed, default, found, frozenset(taxonomy.claims_of(name, default))):
             yield f"its stored output and results/{name}.json disagree: {change}"

@@ -72,7 +72,7 @@ def scores(taxonomy: Taxonomy, results: Mapping[str, NotebookResults]) -> list[S
     for claim_id, entry in taxonomy.claims.items():
         measured = results.get(entry.notebook or "")
         found = measured.claims.get(claim_id) if measured else None
-        lines.append(_score(claim_id, entry, found, taxonomy.testbeds_of(entry.notebook or "")))
+        lines.append(_score(claim_id, entry, found, taxonomy.testbeds_deciding(claim_id)))
     return lines
 
 
@@ -198,12 +198,13 @@ def review(batch: Batch, profile: str, taxonomy: Taxonomy, project: Project, ver
             changes += changed_verdicts(committed, results[name]) if committed else []
             compared += len(committed.claims) if committed else 0
         elif committed and canonical:
-            declared = frozenset(taxonomy.claims_of(name))
             compared += sum(bed in claim.rows for claim in committed.claims.values() for bed in done)
             changes += [
                 change
                 for testbed, each in done.items()
-                for change in changed_rows(committed, testbed, each.outcomes, declared)
+                for change in changed_rows(
+                    committed, testbed, each.outcomes, frozenset(taxonomy.claims_of(name, testbed))
+                )
             ]
     return Review(results=results, changes=changes, compared=compared, problems=problems, writable=writable)
 
@@ -214,7 +215,8 @@ def _undeclared(finished: Finished, taxonomy: Taxonomy) -> str:
     On other data or parameters a notebook may leave out claims that its data cannot decide.
     """
     declared, stated = set(taxonomy.claims_of(finished.run.notebook)), set(finished.outcomes)
-    missing = declared - stated if finished.run.canonical else set()
+    decided = set(taxonomy.claims_of(finished.run.notebook, finished.run.testbed or None))
+    missing = decided - stated if finished.run.canonical else set()
     parts = [
         f"states {', '.join(sorted(stated - declared))}, which the taxonomy does not give this notebook"
         if stated - declared

@@ -50,11 +50,19 @@ class Taxonomy:
             for name, claim in entry.claims.items()
         }
 
-    def claims_of(self, notebook: str) -> tuple[str, ...]:
-        """The ids of the claims that a notebook has to measure."""
+    def claims_of(self, notebook: str, testbed: str | None = None) -> tuple[str, ...]:
+        """The ids of the claims that a notebook has to measure; with a testbed, of those that it can decide."""
         return tuple(
-            claim_id for claim_id, claim in self.claims.items() if claim.notebook == notebook and claim.status is None
+            claim_id
+            for claim_id, claim in self.claims.items()
+            if claim.notebook == notebook and claim.status is None
+            if testbed is None or not claim.testbeds or testbed in claim.testbeds
         )
+
+    def testbeds_deciding(self, claim_id: str) -> tuple[str, ...]:
+        """The testbeds that a claim is counted over, in the order of its notebook."""
+        claim = self.claims[claim_id]
+        return tuple(each for each in self.testbeds_of(claim.notebook or "") if each in (claim.testbeds or (each,)))
 
     def testbeds_of(self, notebook: str) -> tuple[str, ...]:
         """The testbeds a notebook runs on in the full profile, the default one first."""

@@ -104,6 +104,7 @@ class Claim(Schema):
             and shown like the others, and never counted as a reproduction.
         where: where it stands in the paper; None where that was not read.
         notebook: the notebook that measures it.
+        testbeds: those of the notebook's testbeds that can decide it; empty where all can.
         reported: the paper's numbers.
         measured: the measured quantities to set beside them on the scoreboard; the first one when none is named.
         status: set only where nothing is measured; ``reason`` says why. Both follow from the entry's status where it
@@ -115,6 +116,7 @@ class Claim(Schema):
     origin: Literal["paper", "ours"] = "paper"
     where: str | None = None
     notebook: Path | None = None
+    testbeds: tuple[Text, ...] = ()
     reported: tuple[Reported, ...] = ()
     measured: Text | tuple[Text, ...] = ()
     status: Literal["not attempted", "not at this scale"] | None = None
@@ -132,6 +134,8 @@ class Claim(Schema):
             raise ValueError(f"status {self.status!r} needs a reason")
         if self.status is None and self.reason:
             raise ValueError("a reason goes with a status; set status: not attempted, or remove it")
+        if self.testbeds and self.notebook is None:
+            raise ValueError("testbeds go with a notebook; name it, or remove testbeds")
         if self.origin == "ours" and (self.where is not None or self.reported):
             raise ValueError("what stands in the paper or is reported there is not ours; remove origin: ours")
         return self
