@@ -76,10 +76,12 @@ notebooks: $(STAMP) ## sync, then execute the committed notebooks in place
 testbeds: $(STAMP) ## train the bundled models again (resumable)
 	$(BIN)/paramem testbeds $(ARGS)
 
-bench: $(STAMP) ## speed of core, detectors and editors, as ratios to plain forwards; seconds to check 500 papers
+bench: $(STAMP) ## speed of core, methods, bounds and fusion, as ratios to plain forwards; seconds to check 500 papers
 	$(PY) benchmarks/core.py $(ARGS)
 	$(PY) benchmarks/detection.py $(ARGS)
 	$(PY) benchmarks/editing.py $(ARGS)
+	$(PY) benchmarks/bounds.py $(ARGS)
+	$(PY) benchmarks/fusion.py $(ARGS)
 	$(PY) benchmarks/literature.py
 
 site: $(SITE_STAMP) ## build the web site below build/site/html, offline; what did not change is not built again
