@@ -200,3 +200,29 @@ def test_the_choice_of_alpha_is_paid_for_once() -> None:
 def test_what_no_theorem_covers_is_refused(call, message: str) -> None:
     with pytest.raises((BadParameter, BadInput), match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "bad", "good"),
+    [
+        *((lambda m, f=f: f(0.1, 10, m, 0.05), bad, 2**53) for f in UNIT for bad in (math.nan, math.inf, 2**53 + 2)),
+        *((lambda r, f=f: f(r, 10, 100, 0.05), bad, 1.0) for f in UNIT for bad in (1.001, math.nan, math.inf)),
+        *((lambda d, f=f: f(0.1, 10, 100, d), bad, 1e-300) for f in UNIT for bad in (5e-324, math.nan)),
+        *((lambda m: finite_hypothesis_bound(0.1, 1.0, 10, m, 0.05), bad, 2**53) for bad in (math.nan, math.inf)),
+        *((lambda m: subsampled_bound(0.1, 1.0, 10, m, 100, 0.05), bad, 100) for bad in (math.nan, math.inf)),
+        *((lambda n: subsampled_bound(0.1, 1.0, 10, 100, n, 0.05), bad, 100) for bad in (math.nan, math.inf)),
+        (lambda d: subsampled_bound(0.1, 1.0, 10, 10**8, 1, d), 5e-324, 1e-300),
+        (lambda d: hoeffding_samples(0.01, d), 5e-324, 1e-300),
+        (lambda gap: hoeffding_samples(gap, 0.05), 1e-170, 1e-150),
+        (lambda length: hoeffding_samples(0.01, 0.05, length), 1e160, 1e150),
+        *((bits_of_choice, bad, 10**400) for bad in (math.nan, math.inf)),
+        *((lambda step: catoni_bound(0.1, 10, 100, 0.05, step), bad, 1e-6) for bad in (0.0, -1.0, math.nan)),
+        *((lambda alpha: sum(smoothed_interval(alpha, 300)), bad, 1e-300) for bad in (1e-320, math.nan)),
+        *((lambda v: sum(smoothed_interval(0.1, v)), bad, 10**9) for bad in (math.nan, math.inf)),
+    ],
+)
+def test_numbers_at_the_end_of_floats_are_refused_and_their_good_neighbours_are_not(call, bad, good) -> None:
+    with pytest.raises(BadParameter) as caught:
+        call(bad)
+    assert str(bad) in str(caught.value)
+    assert math.isfinite(call(good)), "the control"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paramem.bounds.coding import Code, encode
+from paramem.bounds.coding import MOST_NUMBERS, N_BITS, Code, encode
 from paramem.errors import BadInput, CorruptFile
 
 
@@ -63,3 +63,30 @@ def test_damage_is_noticed() -> None:
     data[-20] ^= 0x10
     with pytest.raises(CorruptFile, match="damaged"):
         Code.unpack(bytes(data)).values()
+
+
+@pytest.mark.parametrize("shares", [(0.8, 0.15, 0.05), (0.5, 0.5), (0.97, 0.02, 0.01)])
+def test_whichever_byte_is_inverted_nothing_but_our_error_is_raised(shares: tuple[float, ...]) -> None:
+    code = encode(np.random.default_rng(1).choice(len(shares), size=2000, p=shares), np.arange(float(len(shares))))
+    whole, refused, impossible = code.pack(), 0, 0
+    for place in range(len(whole)):
+        data = bytearray(whole)
+        data[place] ^= 0xFF
+        try:
+            assert len(Code.unpack(bytes(data)).values()) == 2000, "only levels may change unnoticed, not how many"
+        except CorruptFile as error:
+            refused, impossible = refused + 1, impossible + ("no code of 2000 numbers" in str(error))
+    assert 0.75 * len(whole) < refused, "all but bytes of levels, and those that leave every count as it was"
+    assert impossible > 0, "the control: words that no encoder writes do occur"
+    assert len(Code.unpack(whole).values()) == 2000
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_damaged_length_allocates_nothing(levels: int) -> None:
+    whole = encode([0, 0, levels - 1], np.arange(float(levels))).pack()
+    with pytest.raises(CorruptFile, match=f"{2**N_BITS - 1} numbers, and a code holds {MOST_NUMBERS}"):
+        Code.unpack(b"\xff" * 4 + whole[4:])
+    most = encode(np.zeros(MOST_NUMBERS, dtype=np.int64), [0.5]).pack()
+    assert Code.unpack(most).n == MOST_NUMBERS, "the control"
+    with pytest.raises(BadInput, match="in parts"):
+        encode(np.broadcast_to(np.int64(0), (MOST_NUMBERS + 1,)), [0.5])

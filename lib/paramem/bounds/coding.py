@@ -9,7 +9,7 @@ frequencies.
 ================  ===========================================================================
 bits              what
 ================  ===========================================================================
-32                n, how many numbers
+32                n, how many numbers (at most `MOST_NUMBERS`)
 8                 k, how many levels occur
 16 k              the levels
 (k - 1) ceil(log2(n + 1))   how often each occurs; the last follows from n
@@ -32,6 +32,7 @@ from paramem.errors import BadInput, CorruptFile
 
 N_BITS, K_BITS, LEVEL_BITS, WORD_BITS = 32, 8, 16, 32
 MOST_LEVELS = 2**K_BITS - 1
+MOST_NUMBERS = 2**24  # what a damaged length can make `Code.values` allocate stays below half a gigabyte
 Integers: TypeAlias = NDArray[np.int64]
 Levels: TypeAlias = NDArray[np.float16]
 
@@ -68,7 +69,10 @@ class Code:
         return float(-(self.counts * np.log2(shares)).sum()) if self.n else 0.0
 
     def values(self) -> Levels:
-        """The quantised numbers, (n,), decoded from the words. Raises CorruptFile where they contradict the counts."""
+        """The quantised numbers, (n,), decoded from the words.
+
+        Raises CorruptFile where the words are no code under the counts, or give numbers that contradict them.
+        """
         symbols = _decoded(self.words, self.counts)
         if not np.array_equal(np.bincount(symbols, minlength=len(self.counts)), self.counts):
             raise CorruptFile("the numbers in the code do not occur as often as it says: the bytes are damaged")
@@ -94,6 +98,11 @@ class Code:
             return _from_bits(bits[at - many * width : at], width)
 
         n, k = int(take(1, N_BITS)[0]), int(take(1, K_BITS)[0])
+        if n > MOST_NUMBERS:
+            raise CorruptFile(
+                f"{len(data)} bytes are no code: they say {n} numbers, and a code holds {MOST_NUMBERS} at most: the "
+                "length is damaged; write the code again"
+            )
         levels = take(k, LEVEL_BITS).astype(np.uint16).view(np.float16)
         counts = take(max(0, k - 1), _count_bits(n))
         counts = np.append(counts, n - counts.sum()) if k else counts
@@ -132,6 +141,8 @@ def encode(symbols: Sequence[int] | Integers, levels: Sequence[float] | Levels) 
         raise BadInput(f"symbols from {which.min()} to {which.max()} for {len(values)} levels")
     if not (np.abs(values) <= np.finfo(np.float16).max).all():
         raise BadInput(f"a level of {np.abs(values).max():g} is not finite in half precision: scale the numbers first")
+    if len(which) > MOST_NUMBERS:
+        raise BadInput(f"{len(which)} numbers, and a code holds {MOST_NUMBERS} at most: encode them in parts")
     used, places = np.unique(which, return_inverse=True)
     if len(used) > MOST_LEVELS:
         raise BadInput(f"{len(used)} levels occur, and a code holds {MOST_LEVELS} at most: quantise to fewer")
@@ -155,7 +166,13 @@ def _decoded(words: NDArray[np.uint32], counts: Integers) -> Integers:
         return np.zeros(n, dtype=np.int64)
     import constriction
 
-    return constriction.stream.queue.RangeDecoder(words).decode(_model(counts), n).astype(np.int64)  # type: ignore[no-any-return]
+    try:
+        symbols = constriction.stream.queue.RangeDecoder(words).decode(_model(counts), n)
+    except AssertionError as error:  # what constriction raises for words that its encoder cannot have written
+        raise CorruptFile(
+            f"{len(words)} words are no code of {n} numbers ({error}): the bytes are damaged; write the code again"
+        ) from error
+    return symbols.astype(np.int64)  # type: ignore[no-any-return]
 
 
 def _model(counts: Integers) -> object:

@@ -28,6 +28,9 @@ from scipy.optimize import minimize_scalar
 
 from paramem.errors import BadParameter
 
+LEAST_DELTA = 1e-300  # a share of it is still a float
+MOST_DOCUMENTS = 2**53  # more are not counted one by one in a float
+
 
 def prefix_free_bits(compressed_bits: float, extra_bits: float = 0.0) -> float:
     """The length of a self-delimiting code of something compressed into C bits: C + 2 log2 C + c, and ``extra_bits``.
@@ -44,8 +47,10 @@ def prefix_free_bits(compressed_bits: float, extra_bits: float = 0.0) -> float:
 
 def bits_of_choice(n_choices: int) -> int:
     """What it costs to name one of so many settings that were tried, whole bits."""
-    if n_choices < 1:
-        raise BadParameter(f"n_choices={n_choices}: a choice is among one thing at least.")
+    if not 1 <= n_choices < math.inf:
+        raise BadParameter(
+            f"n_choices={n_choices}: a choice is among one thing at least and finitely many: count what was tried."
+        )
     return math.ceil(math.log2(n_choices))
 
 
@@ -112,12 +117,19 @@ def _deviation(bits: float, delta: float, samples: int) -> float:
 def hoeffding_samples(gap: float, delta: float, loss_range: float = 1.0) -> int:
     """How many documents show the risk of a model fixed beforehand up to ``gap``, with probability 1 - delta.
 
-    The n at which Delta sqrt(log(1/delta) / 2n) falls to ``gap``.
+    The n at which Delta sqrt(log(1/delta) / 2n) falls to ``gap``. Raises BadParameter for a gap that no number of
+    documents in a float shows.
     """
     _check(0.0, loss_range, 0.0, delta, m=1)
     if not 0 < gap < math.inf:
         raise BadParameter(f"gap={gap}: a positive number.")
-    return math.ceil(loss_range**2 * math.log(1 / delta) / (2 * gap**2))
+    ratio = loss_range / gap  # may be infinite, where a power would raise OverflowError
+    documents = ratio * ratio * -math.log(delta) / 2
+    if not math.isfinite(documents):
+        raise BadParameter(
+            f"gap={gap}, loss_range={loss_range}: more documents than a float can count: ask for a larger gap."
+        )
+    return math.ceil(documents)
 
 
 def kl_bound(empirical_risk: float, complexity_bits: float, m: int, delta: float) -> float:
@@ -126,9 +138,7 @@ def kl_bound(empirical_risk: float, complexity_bits: float, m: int, delta: float
     Chernoff's inequality in the place of Hoeffding's: never worse, and much better where the empirical risk is small.
     kl(q || p) is the divergence between coins, monotone in p above q, so bisection finds it.
     """
-    _check(empirical_risk, 1.0, complexity_bits, delta, m=m)
-    if empirical_risk > 1:
-        raise BadParameter(f"empirical_risk={empirical_risk}: this bound is for risks between 0 and 1.")
+    _check_unit(empirical_risk, complexity_bits, delta, m)
     allowed = (complexity_bits * math.log(2) - math.log(delta)) / m
     low, high = empirical_risk, 1.0
     while high - low > 1e-15 * max(1.0, high):
@@ -147,8 +157,9 @@ def _kl(q: float, p: float) -> float:
 
 def mcallester_bound(empirical_risk: float, complexity_bits: float, m: int, delta: float) -> float:
     """R^(h) + sqrt((log 1/P(h) + log(m / delta)) / (2m - 1)), McAllester's bound for risks in [0, 1]."""
-    _check(empirical_risk, 1.0, complexity_bits, delta, m=m)
-    return empirical_risk + math.sqrt((complexity_bits * math.log(2) + math.log(m / delta)) / (2 * m - 1))
+    _check_unit(empirical_risk, complexity_bits, delta, m)
+    nats = complexity_bits * math.log(2) + math.log(m) - math.log(delta)
+    return empirical_risk + math.sqrt(nats / (2 * m - 1))
 
 
 def convexity_bound(empirical_risk: float, complexity_bits: float, m: int, delta: float) -> float:
@@ -156,8 +167,8 @@ def convexity_bound(empirical_risk: float, complexity_bits: float, m: int, delta
 
     The kl bound relaxed until its minimum has a closed form: for risks in [0, 1].
     """
-    _check(empirical_risk, 1.0, complexity_bits, delta, m=m)
-    nats = complexity_bits * math.log(2) + math.log(2 * math.sqrt(m) / delta)
+    _check_unit(empirical_risk, complexity_bits, delta, m)
+    nats = complexity_bits * math.log(2) + math.log(2 * math.sqrt(m)) - math.log(delta)
     lam = 2 / (math.sqrt(2 * m * empirical_risk / nats + 1) + 1)
     return empirical_risk / (1 - lam / 2) + nats / (m * lam * (1 - lam / 2))
 
@@ -169,7 +180,9 @@ def catoni_bound(empirical_risk: float, complexity_bits: float, m: int, delta: f
     q = R^(h) + (log 1/P(h) + log 1/delta) / gamma. The temperatures (1 + step)^j share delta in proportion to
     1 / (j + 2)^2; rounding to one of them costs the factor 1 + step.
     """
-    _check(empirical_risk, 1.0, complexity_bits, delta, m=m)
+    _check_unit(empirical_risk, complexity_bits, delta, m)
+    if not 0 < step <= 1:
+        raise BadParameter(f"step={step}: temperatures grow by the factor 1 + step, above 0 and at most 1.")
     nats = complexity_bits * math.log(2) - math.log(delta)
 
     def at(log_gamma: float) -> float:
@@ -182,13 +195,25 @@ def catoni_bound(empirical_risk: float, complexity_bits: float, m: int, delta: f
     return max(float(best.fun), empirical_risk)
 
 
+def _check_unit(empirical_risk: float, complexity_bits: float, delta: float, m: int) -> None:
+    """As `_check`, for the bounds whose theorem is about risks in [0, 1]."""
+    _check(empirical_risk, 1.0, complexity_bits, delta, m=m)
+    if empirical_risk > 1:
+        raise BadParameter(
+            f"empirical_risk={empirical_risk}: this bound is for risks between 0 and 1: divide losses by their range."
+        )
+
+
 def _check(empirical_risk: float, loss_range: float, complexity_bits: float, delta: float, **documents: int) -> None:
     """Raises BadParameter naming the first quantity that no theorem here covers."""
-    if not 0 < delta < 1:
-        raise BadParameter(f"delta={delta}: the probability with which the bound may fail, between 0 and 1.")
+    if not LEAST_DELTA <= delta < 1:
+        raise BadParameter(
+            f"delta={delta}: the probability with which the bound may fail, below 1 and at least {LEAST_DELTA:g}, so "
+            "that its shares are floats."
+        )
     for name, number in documents.items():
-        if number < 1:
-            raise BadParameter(f"{name}={number}: at least one document.")
+        if not 1 <= number <= MOST_DOCUMENTS:
+            raise BadParameter(f"{name}={number}: at least one document, and at most 2^53: give their number.")
     if not 0 <= complexity_bits < math.inf:
         raise BadParameter(f"complexity_bits={complexity_bits}: the length of a code, finite and not negative.")
     if not 0 < loss_range < math.inf:

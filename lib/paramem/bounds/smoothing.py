@@ -9,6 +9,7 @@ choice costs bits, once.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -126,5 +127,10 @@ def _check(alpha: float, vocabulary: int) -> None:
             f"alpha={alpha}: the share of guessing in a prediction, between 0 and 1. Without smoothing (0) the loss is "
             "unbounded and no bound follows."
         )
-    if vocabulary < 2:
-        raise BadParameter(f"vocabulary={vocabulary}: at least two tokens.")
+    if not 2 <= vocabulary < math.inf:
+        raise BadParameter(f"vocabulary={vocabulary}: at least two tokens, and finitely many: give their number.")
+    if alpha / vocabulary < sys.float_info.min:
+        raise BadParameter(
+            f"alpha={alpha} over a vocabulary of {vocabulary}: what guessing gives a token is too small for a float: "
+            f"take an alpha of {vocabulary * sys.float_info.min:g} or more."
+        )
