@@ -106,7 +106,7 @@ class Source:
 
     @property
     def vocabulary(self) -> int:
-        """V, the same for all sources."""
+        """V, the same for all sources: the words of both regions; documents of one hold little more than half."""
         return len(words())
 
     def draw(self, m: int, seed: int, *, sample: int = 0) -> Documents:
@@ -257,10 +257,15 @@ def _shuffled(documents: Documents, generator: np.random.Generator) -> Documents
     return Documents(np.take_along_axis(documents.ids, np.argsort(keys, axis=1), axis=1), documents.lengths)
 
 
-def unigram_bits(documents: Documents, vocabulary: int) -> Tensor:
-    """Bits per token of the best model that ignores context: the entropy of these documents' token frequencies."""
+def unigram_counts(documents: Documents, vocabulary: int) -> Integers:
+    """How often each token is predicted in these documents, (V,): all places but the first `<s>` and the padding."""
     columns = np.arange(documents.ids.shape[1])
     real = (columns >= 1) & (columns < documents.lengths[:, None])
-    counts = torch.from_numpy(np.bincount(documents.ids[real].astype(np.int64), minlength=vocabulary)).double()
+    return np.bincount(documents.ids[real].astype(np.int64), minlength=vocabulary)
+
+
+def unigram_bits(documents: Documents, vocabulary: int) -> Tensor:
+    """Bits per token of the best model that ignores context: the entropy of these documents' token frequencies."""
+    counts = torch.from_numpy(unigram_counts(documents, vocabulary)).double()
     shares = counts[counts > 0] / counts.sum()
     return -(shares * shares.log2()).sum()

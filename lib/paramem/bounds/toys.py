@@ -1,7 +1,9 @@
 r"""Models small enough to try them all: coins, and ten weights of -1, 0 or 1. Their true risks are exact.
 
-A bound makes a statement about redrawing the documents. On these models documents are redrawn a thousand times, the
-"training" is a search over every hypothesis, and a bound that forgets to pay for the search fails in plain sight.
+A bound makes a statement about redrawing the documents. On these models documents are redrawn a hundred times and
+coins are tossed twenty thousand times; "training" is a search over every hypothesis. A bound on errors that forgets to
+pay for the search fails in every repetition. With smoothed bits it need not: there, on one of six draws only, it failed
+in surely more repetitions than promised.
 """
 
 from __future__ import annotations
