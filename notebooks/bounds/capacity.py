@@ -16,7 +16,7 @@
 
 # %%
 from itertools import combinations, product
-from math import log, log2
+from math import floor, log, log2
 
 import pandas as pd
 
@@ -113,7 +113,7 @@ if train != "none":
 # %% [markdown]
 # ## The two-bit line
 #
-# The more people, the more there is to know; at some point the model is full. Predict where the curves leave the diagonal, after
+# The more people, the more there is to know; at some point a model is full. Predict how far below the diagonal the curves lie, after
 # 1000 exposures and after 100.
 
 # %%
@@ -123,9 +123,11 @@ clean = table[table["data"] == "clean"]
 dense = clean[clean["architecture"] == "gpt2"].assign(told=lambda t: "told " + t["exposures"].astype(str) + " times")
 peaks = {x: peak(asked, architecture="gpt2", exposures=x) for x in (1000, 100)}
 mean_peak = {x: sum(found.values()) / len(found) for x, found in peaks.items()}
+offered = max(known.most for cell, known in asked.items() if cell.exposures == 1000)
 figure = curves(
     dense.sort_values(["exposures", "there"], ascending=[False, True]),
-    f"Full at {mean_peak[1000]:.2f} bits a parameter after 1000 exposures, at {mean_peak[100]:.2f} after 100 (GPT-2)",
+    f"Up to {max(peaks[1000].values()):.2f} of {offered:.1f} bits a parameter are known after 1000 exposures, "
+    f"up to {max(peaks[100].values()):.2f} after 100 (GPT-2)",
     x="there", y="known", lines="parameters", panels="told",
     xlabel="to be known (bits a parameter)", ylabel="known (bits a parameter)",
 )  # fmt: skip
@@ -138,26 +140,30 @@ figure
 clean.drop(columns=["data", "width"]).set_index(["architecture", "exposures", "parameters", "people"]).round(2)
 
 # %% [markdown]
-# Gray: everything that there is, and two bits. Gated layers and experts beside plain ones:
+# Gray: everything that there is, and two bits. After 1000 exposures the curves still rise where they end: how much more a larger
+# load would bring, they do not show.
+#
+# Gated layers and experts beside plain ones of the same width:
 
 # %%
-kinds = clean[clean["width"] == clean.groupby("architecture")["width"].transform("max")]
-early = kinds[(kinds["exposures"] == 100) & (kinds["there"] > 2)].set_index("architecture")["share"]
+kinds = clean[clean["there"].round(1) == 2.4]
+early = kinds[kinds["exposures"] == 100].set_index(["width", "architecture"])["share"]
 rates(
     kinds.assign(mean=kinds["share"], low=kinds["share"], high=kinds["share"],
-                 who=kinds["architecture"] + ", " + kinds["there"].round(1).astype(str) + " bits a parameter",
-                 told=kinds["exposures"]),
-    f"After 100 exposures of 2.4 bits a parameter Llama holds {early['llama']:.2f} of all, GPT-2 {early['gpt2']:.2f}, experts {early['moe']:.2f}",
+                 who=kinds["architecture"] + ", width " + kinds["width"].astype(str), told=kinds["exposures"]).sort_values(["width", "architecture"]),
+    f"Of 2.4 bits a parameter told 100 times, GPT-2 holds {early[8, 'gpt2']:.2f} and experts {early[8, 'moe']:.2f} (width 8), "
+    f"GPT-2 {early[12, 'gpt2']:.2f} and Llama {early[12, 'llama']:.2f} (width 12)",
     rows="who", columns="told", xlabel="share of all bits",
 )  # fmt: skip
 
 # %%
-kinds.pivot_table(index=["architecture", "there"], columns="exposures", values="known").round(2)
+clean.pivot_table(index=["width", "architecture", "there"], columns="exposures", values="known").round(2)
 
 # %% [markdown]
 # ## Fewer bits a weight
 #
-# The models that were told 1000 times, rounded: each output channel on a grid of $2^b$ values. The paper uses GPTQ.
+# The models that were told 1000 times, rounded to nearest: each output channel on a grid of $2^b$ values. The paper uses GPTQ, which
+# makes up for the error of one weight in the next.
 
 # %%
 long = [cell for cell in grid if (cell.architecture, cell.exposures) == ("gpt2", 1000)]
@@ -165,9 +171,10 @@ rounded = {bits: ask(long, seed, bits=bits) for bits in (8, 6, 5, 4, 3)}
 fewer = pd.concat([summary(found).assign(bits=bits) for bits, found in rounded.items()])
 four = {cell: known.ratio[0] for cell, known in rounded[4].items()}
 kept = {bits: min(found[cell].bits[0] / asked[cell].bits[0] for cell in long) for bits, found in rounded.items()}
+least = {bits: floor(1000 * share) / 1000 for bits, share in kept.items()}  # rounded down: at least as much is kept
 curves(
     fewer.assign(model=fewer["parameters"].astype(str) + " parameters, " + fewer["there"].round(1).astype(str) + " to know"),
-    f"Eight bits a weight keep at least {kept[8]:.2f} of the bits, five {kept[5]:.2f}, four {kept[4]:.2f}",
+    f"Eight bits a weight keep at least {least[8]:.3f} of the bits, five {least[5]:.3f}, four {least[4]:.3f}",
     x="bits", y="known", lines="model", xlabel="bits a weight", ylabel="known (bits a parameter)",
 )  # fmt: skip
 
@@ -187,15 +194,14 @@ junk = {
     if c.exposures == 100 and (c.data != "clean" or c == Cell("gpt2", 12, 100, JUNK_RATIO))
 }
 held = pd.DataFrame({"bits a parameter": {data: known.ratio[0] for data, known in junk.items()}})
-held["of a person's 36 bits"] = {data: person_bits(known).mean() for data, known in junk.items()}
+a_person = bits_a_person(len(junk["clean"].names[0]))
+held[f"of a person's {a_person:.1f} bits"] = {data: person_bits(known).mean() for data, known in junk.items()}
 per_person = pd.concat([pd.DataFrame({"junk": d, "bits": person_bits(k)}) for d, k in junk.items()])
-spread = per_person.groupby("junk", sort=False)["bits"].agg(["mean", "sem"]) / bits_a_person(
-    len(junk["clean"].names[0])
-)
+spread = per_person.groupby("junk", sort=False)["bits"].agg(["mean", "sem"]) / a_person
 rates(
     spread.assign(low=spread["mean"] - 1.96 * spread["sem"], high=spread["mean"] + 1.96 * spread["sem"], people="that count").reset_index(),
-    f"Strangers leave {held.loc['strangers'].iloc[0] / held.loc['clean'].iloc[0]:.2f} of the knowledge, a mark in front of the rest "
-    f"{held.loc['strangers, marked'].iloc[0] / held.loc['clean'].iloc[0]:.2f}",
+    f"Of a person's bits {spread['mean']['clean']:.2f} are known without junk, {spread['mean']['strangers']:.2f} among strangers, "
+    f"{spread['mean']['strangers, marked']:.2f} behind a mark",
     rows="junk", columns="people", xlabel="share of a person's bits",
 )  # fmt: skip
 
@@ -214,7 +220,7 @@ claim(
         "highest_peak": max(peaks[1000].values()),
         "sizes": len(peaks[1000]),
     },
-    note="the peak of every size after 1000 exposures is within a fifth of two",
+    note=f"the most that every size holds after 1000 exposures is within a fifth of two; at most {offered:.1f} were offered",
 )
 
 # %%
@@ -228,14 +234,19 @@ claim(
 
 # %%
 most = max(known.ratio[0] for known in asked.values())
-claim("allenzhu2024capacity.never-above-two-point-three", most <= 2.3, measured={"most": most, "models": len(asked)})
+claim(
+    "allenzhu2024capacity.never-above-two-point-three",
+    most <= 2.3,
+    measured={"most": most, "models": len(asked)},
+    note=f"at most {offered:.1f} were offered to models told 1000 times",
+)
 
 # %%
 claim(
     "allenzhu2024capacity.hundred-exposures-store-one-bit",
     0.75 <= mean_peak[100] <= 1.25,
     measured={"after_100": mean_peak[100], "after_1000": mean_peak[1000]},
-    note="the mean peak of the sizes is within a quarter of one",
+    note="the most that a size holds, averaged over sizes, is within a quarter of one",
 )
 
 # %%
@@ -245,7 +256,7 @@ claim(
     "allenzhu2024capacity.architectures-end-alike",
     abs(llama / peaks[1000][width] - 1) <= 0.1,
     measured={"gpt2": peaks[1000][width], "llama": llama},
-    note="the peaks of one width after 1000 exposures are at most a tenth apart",
+    note=f"what models of one width hold at most after 1000 exposures is at most a tenth apart; at most {offered:.1f} were offered",
 )
 
 
@@ -277,7 +288,7 @@ claim(
     "allenzhu2024capacity.eight-bits-suffice",
     kept[8] >= 0.98,
     measured={"kept": kept[8], "models": len(long)},
-    note="every model told 1000 times keeps at least 98 % of its bits",
+    note="rounded to nearest (RTN), not by GPTQ: every model told 1000 times keeps at least 98 % of its bits",
 )
 
 # %%
@@ -285,17 +296,18 @@ claim(
     "allenzhu2024capacity.four-bits-lose-most",
     max(four.values()) <= mean_peak[1000] / 2,
     measured={"at_4_bits": max(four.values()), "at_full_precision": mean_peak[1000]},
-    note="the highest bits a parameter with 4 bits a weight are at most half of those with 32",
+    note="rounded to nearest (RTN), not by GPTQ: the highest bits a parameter with 4 bits a weight are at most half of those with 32",
 )
 
 # %%
-experts = peak(asked, architecture="moe", exposures=100)
-dense_over = mean_peak[100] / max(experts.values())
+((narrow, experts),) = peak(asked, architecture="moe", exposures=100).items()
+dense_over = peaks[100][narrow] / experts
 claim(
     "allenzhu2024capacity.experts-store-nearly-as-much",
     dense_over <= 1.5,
-    measured={"dense_over_mixture": dense_over, "mixture": max(experts.values())},
-    note="after 100 exposures, all parameters counted: at most the paper's factor of 1.5 below the mean of the dense sizes",
+    measured={"dense_over_mixture": dense_over, "mixture": experts, "dense": peaks[100][narrow]},
+    note="after 100 exposures, all parameters counted: at most the paper's factor of 1.5 below GPT-2 of the same width; "
+    "changed after the first result, which mixed widths",
 )
 
 # %%
@@ -335,6 +347,10 @@ for module in (bits, biographies, stacked, training, measuring):
         print(f"{topic}: the paper: {paper_says}. Here: {we_do}. Why: {why}.")
 
 # %% [markdown]
+# Two loads, 1.6 and 2.4 bits a parameter, were told 1000 times, and what is known still rises between them. That models stay near two
+# bits is shown up to that load only: a plateau needs larger ones, and so does a test of 2.3 bits that could fail by much. Experts were
+# trained at one width and one load.
+#
 # A draw is a set of people, the initial weights and the order of training. Learning rates were chosen on draws that are not
 # among these. Two bits here are about what is *predicted* after a name and the values before it; whether such knowledge can be
 # asked for in other words is another question, which these biographies without sentences do not pose.

@@ -32,7 +32,8 @@ DEPARTURES = {
     "negative": (
         "the ratio may fall below zero for a model that is surely wrong",
         "a term below zero counts as zero",
-        "weights cannot hold fewer than no bits; the sum of two bounds that hold apart is still one",
+        "weights hold no fewer than no bits; where one term is negative, the other bounds them alone, by a code that "
+        "does not ask the model about the first; all of this on average over data, and not for each model",
     ),
 }
 

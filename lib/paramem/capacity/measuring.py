@@ -27,7 +27,7 @@ DEPARTURES = {
     "quantisation": (
         "GPTQ, which corrects each weight for the errors of those before it",
         "round to nearest, a grid for each output channel (for each token in the embedding)",
-        "needs no data; what it keeps, GPTQ keeps too",
+        "needs no data; how much GPTQ would keep of these models was not measured",
     ),
 }
 

@@ -43,7 +43,7 @@ DEPARTURES = {
     ),
     "schedule": (
         "AdamW; learning rates and weight decay tuned moderately for each setting",
-        "AdamW with one learning rate for each number of exposures and architecture, cosine decay, one weight decay",
+        "AdamW with one learning rate for each number of exposures (all architectures), cosine decay, one weight decay",
         "chosen on people and seeds that no result uses",
     ),
 }
