@@ -267,7 +267,7 @@ claim(
 # %% [markdown]
 # ## Departures and limits
 #
-# The prior here is normalised, where the paper's $2^{-(C + 2\log_2 C)}$ sums to a little more than one. That a bound never fails in a few
+# The prior here is normalised, where the paper's $2^{-(C + 2\log_2 C)}$ sums to about 1.64 (printed above). That a bound never fails in a few
 # hundred repetitions is not tightness: Hoeffding's inequality and the union are both worst cases, and coins of exactly one half are close
 # to the worst.
 #
