@@ -19,6 +19,7 @@ from paramem.editing.batches import (
     chosen,
     constants,
     moved_outputs,
+    pool_for,
     spans,
     written,
 )
@@ -120,3 +121,13 @@ def test_constants_are_looked_at_on_training_edits_alone() -> None:
     assert weak >= strong, "a heavier penalty keeps at least as much"
     with pytest.raises(BadInput, match="training side"):
         constants(lm, n=1000, layers=(0,))
+
+
+def test_a_smaller_pool_is_the_beginning_of_a_larger_one() -> None:
+    lm = load("edit-gpt2-s0")
+    small, large, other = (
+        [request.id for request in pool_for(lm, "world", tracked=3, size=size, seed=seed).all]
+        for size, seed in ((8, 0), (60, 0), (8, 1))
+    )
+    assert small == large[:8] and len(small) == 8
+    assert small[3:] != other[3:], "another seed draws other strangers"

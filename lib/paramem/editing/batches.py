@@ -86,11 +86,11 @@ def _one_each(requests: Iterable[EditRequest], n: int) -> list[EditRequest]:
 
 
 def _strangers(lm: LM, n: int, seed: int) -> list[EditRequest]:
-    """A fact each about people who do not exist, relations by turns."""
+    """A fact each about people who do not exist, relations by turns; fewer are the first of more."""
     here, rng = world_behind(lm), random.Random(f"strangers/{seed}")
-    names = rng.sample(here.strangers, min(n, len(here.strangers)))
+    names = rng.sample(here.strangers, len(here.strangers))
     found = []
-    for i, name in enumerate(names):
+    for i, name in enumerate(names[: max(n, 0)]):
         relation = here.relation(here.size.personal[i % len(here.size.personal)])
         found.append(
             EditRequest(
