@@ -129,5 +129,6 @@ def test_a_smaller_pool_is_the_beginning_of_a_larger_one() -> None:
         [request.id for request in pool_for(lm, "world", tracked=3, size=size, seed=seed).all]
         for size, seed in ((8, 0), (60, 0), (8, 1))
     )
-    assert small == large[:8] and len(small) == 8
+    assert small == large[:8]
+    assert len(small) == 8
     assert small[3:] != other[3:], "another seed draws other strangers"
