@@ -109,6 +109,13 @@ def test_control_the_search_for_leaks_finds_each_kind() -> None:
     assert len(found) == 5
 
 
+@pytest.mark.parametrize("kind", ["recall", "edit"])
+def test_a_world_without_passages_is_refused_by_name(kind: str) -> None:
+    with pytest.raises(BadInput, match=f"{kind}.*no passages.*read-s0"):
+        Rules(world(kind))
+    assert Rules(world("read")).known
+
+
 def test_groups_of_people_do_not_overlap_and_cover_everybody() -> None:
     assert set(RULES.quiet) | set(RULES.met) == set(RULES.known)
     assert not set(RULES.quiet) & set(RULES.met)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from paramem.errors import BadInput
 from paramem.world.core import World
 from paramem.world.relations import Relation
 
@@ -20,9 +21,16 @@ REFUSAL = "I don't know"
 
 @dataclass(frozen=True, eq=False)
 class Rules:
-    """The one place that decides it; every row asks before it says anything."""
+    """The one place that decides it; every row asks before it says anything. Raises BadInput for another world."""
 
     world: World
+
+    def __post_init__(self) -> None:
+        if self.world.kind != "read":
+            raise BadInput(
+                f"the world {self.world.kind!r} has no passages, and its testbeds were not taught to read any: choose a "
+                "testbed that reads (-p model=read-s0, -p model=read-gpt2-s0)"
+            )
 
     @cached_property
     def relations(self) -> tuple[Relation, ...]:
