@@ -12,17 +12,31 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from paramem.decisions import Decision
 from paramem.errors import BadParameter
 
 Interval = tuple[float, float]
 
 
 class Span(NamedTuple):
-    """A mean and its 95 % bootstrap interval."""
+    """A mean and its 95 % interval, and on which side of a limit it lies.
+
+    An interval that straddles the limit decides nothing, unless it is so narrow that what lies beyond the limit would
+    be too small to speak of.
+    """
 
     mean: float
     low: float
     high: float
+
+    def above(self, limit: float = 0.0, *, negligible: float = 0.0) -> Decision:
+        """Holds where the whole interval lies above the limit; does not where none of it lies `negligible` above it."""
+        holds = bool(self.low > limit)
+        return Decision(holds, holds or bool(self.high <= limit + negligible))
+
+    def below(self, limit: float = 0.0, *, negligible: float = 0.0) -> Decision:
+        """Holds where the whole interval lies below the limit; does not where none of it lies `negligible` below it."""
+        return Span(-self.mean, -self.high, -self.low).above(-limit, negligible=negligible)
 
 
 def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
