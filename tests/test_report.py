@@ -159,7 +159,7 @@ def test_the_readme_is_rewritten_between_its_marks_only(executed: Project) -> No
 def test_the_readme_counts_claims_by_notebook_and_statements_of_ours_apart(executed: Project) -> None:
     lines = scores(load_taxonomy(executed), committed_results(executed))
     row = verdicts_by_notebook(lines).splitlines()[-1]
-    assert row == "| [editing/demo](notebooks/editing/demo.ipynb) | 1 | - | - | - |"
+    assert row == "| [editing/demo](notebooks/editing/demo.ipynb) | 1 | - | - | - | - |"
     ours = [replace(line, origin="ours", verdict="holds here") for line in lines]
     assert verdicts_by_notebook(ours).splitlines()[-1].endswith("| - | - | - | 1 of 1 hold |")
 
