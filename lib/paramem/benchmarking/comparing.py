@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from paramem.benchmarking.bench import Bench
 from paramem.benchmarking.tasks import TASKS, Measure, Protocol
 from paramem.errors import BadInput, BadParameter
-from paramem.evaluation.intervals import Span, span, wilson
+from paramem.evaluation.intervals import Span, over_edits, span
 
 if TYPE_CHECKING:
     from paramem.taxonomy import Entry
@@ -47,18 +46,6 @@ def mean(bench: Bench, editor: str, tasks: Sequence[str], name: str, protocol: P
     """A measure of one editor over the edits of several tasks; nan where none of them has probes for it."""
     values = per_edit(bench, editor, tasks, name, protocol)
     return over_edits(values) if len(values) else Span(np.nan, np.nan, np.nan)
-
-
-def over_edits(values: ArrayLike) -> Span:
-    """The mean over edits with its 95 % interval: Wilson's where every edit counts fully or not, else the bootstrap's.
-
-    Raises BadParameter without a value.
-    """
-    numbers = np.asarray(values, dtype=np.float64)
-    found = span(numbers)
-    if np.isin(numbers, (0.0, 1.0)).all():
-        return Span(found.mean, *wilson(float(numbers.sum()), len(numbers)))
-    return found
 
 
 def difference(

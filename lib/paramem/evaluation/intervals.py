@@ -87,6 +87,19 @@ def span(values: ArrayLike, seed: int = 0) -> Span:
     return Span(float(numbers.mean()), low, high)
 
 
+def over_edits(values: ArrayLike) -> Span:
+    """The mean over edits with its 95 % interval: Wilson's where every edit counts fully or not, else the bootstrap's.
+
+    Raises BadParameter without a value.
+    """
+    found = span(values)
+    numbers = np.asarray(values, dtype=np.float64)
+    numbers = numbers[~np.isnan(numbers)]
+    if np.isin(numbers, (0.0, 1.0)).all():
+        return Span(found.mean, *wilson(float(numbers.sum()), len(numbers)))
+    return found
+
+
 def paired(one: ArrayLike, other: ArrayLike, seed: int = 0) -> Span:
     """``one`` minus ``other``, item by item; items that are no number on either side do not count."""
     return span(np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64), seed)
