@@ -52,12 +52,12 @@ text: str = "world"  # ordinary text for second moments
 profile: str = "default"
 seed: int = 0
 layer: int = 0  # the early site of causal tracing, for all editors
-per_task: int = 0  # edits of each task; 0: twelve of each fact task and four of the others, in profile paper 100
+per_task: int = 0  # edits of each task; 0: eight of each fact task and four of the others, in profile paper 100
 wanted: str = "main"  # "main", "all" (with every variant), or editors by name with commas between
 
 # %%
 lm = load(model)
-each_task = per_task or (100 if profile == "paper" else {task: 12 if task in FACT_TASKS else 4 for task in TASKS})
+each_task = per_task or (100 if profile == "paper" else {task: 8 if task in FACT_TASKS else 4 for task in TASKS})
 tasks = tasks_for(lm, dataset, per_task=each_task, probes=1, seed=seed)
 materials = materials_for(lm, tasks, dataset, text)
 chosen = editors(wanted)
@@ -565,7 +565,7 @@ if tabled:
 # %% [markdown]
 # ## Departures and limits
 #
-# A dozen edits a task say little about any one editor: the intervals printed below are wide, and a claim that wants more edits than
+# Eight edits a task say little about any one editor: the intervals printed below are wide, and a claim that wants more edits than
 # these is undecided. Sentiment and sanitation have four. Editors that read their edit need a model that reads: these testbeds never saw "Imagine that".
 
 # %%

@@ -18,6 +18,7 @@
 import pandas as pd
 
 from paramem import claim, load
+from paramem.decisions import UNDECIDED
 from paramem.editing.in_context import IceSettings, IkeSettings, demonstrations, ice, ike, statement, unasked
 from paramem.editing.retrieval import index, nearest
 from paramem.evaluation import baseline, evaluate
@@ -281,7 +282,7 @@ tried = pd.DataFrame({"edit": [i for i, _ in asked], "own": own, "right": right}
 agree = span(tried["own"].eq(tried["right"]).groupby(tried["edit"]).mean())
 claim(
     "zheng2023ike.success-is-retrieval",
-    agree.above(0.9) & (same and bool(untouched) and 0 < tried["own"].mean() < 1),
+    agree.above(0.9) & same if untouched and 0 < tried["own"].mean() < 1 else UNDECIDED,
     measured={
         "agreement": agree.mean,
         "agreement_low": agree.low,
@@ -290,8 +291,8 @@ claim(
         "edits_in_memory": len(requests),
         "untouched_prompts_of_others": len(untouched),
     },
-    note="by edit, the share of prompts where the edit works exactly if its own fact was retrieved: interval above nine in ten, with prompts of "
-    "both kinds; and where nothing is retrieved, of which there is some, nothing changes",
+    note="by edit, the share of prompts where the edit works exactly if its own fact was retrieved: interval above nine in ten; where nothing is "
+    "retrieved, nothing changes. Undecided where every prompt, or none, got its own fact",
 )
 
 # %% [markdown]

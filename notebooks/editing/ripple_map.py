@@ -52,10 +52,18 @@ n_followed: int = 12  # edits with consequences, and as many with an inverse
 lm = load(model)
 facts = facts_for(lm)
 requests = edits_for(lm, n=n_edits, seed=seed, relations="people", part="test")
-born = edits_for(lm, n=n_followed, seed=seed, relations="born_in", part="test")
-bijective = edits_for(lm, n=n_followed, seed=seed, relations="married_to,capital", part="test")
-materials = materials_for(lm, {"shown": requests, "two steps on": born, "backwards": bijective})
 asked = ask_all(lm, facts, kinds=FORMS)
+
+
+def followed_by(kind, relations):
+    """Edits of these relations of whose old fact the model knows the consequence, or the inverse."""
+    some = edits_for(lm, seed=seed, relations=relations, part="test")
+    known = known_in(asked, some, kind)
+    return [one for one in some if one.id in known][:n_followed]
+
+
+born, bijective = followed_by("consequence", "born_in"), followed_by("inverse", "married_to,capital")
+materials = materials_for(lm, {"shown": requests, "two steps on": born, "backwards": bijective})
 print(
     f"{lm.name}: {len(facts)} facts, {len(asked.questions)} questions; {len(requests)} edits by {len(editors.split(','))} editors"
 )
@@ -174,20 +182,18 @@ print(
 # ## What should have moved
 #
 # The other side: facts that follow from the edit. Born in Lyon, hence a citizen of France; the spouse read backwards. What follows can
-# be missed only where the model knew what followed from the old fact: only those edits count.
+# be missed only where the model knew what followed from the old fact: only such facts are edited.
 
 # %%
 exact = {}
 for kind, some in {"two steps on": born, "backwards": bijective}.items():
     before = baseline(lm, some, generated=False, kl=False)
-    known = known_in(asked, some, {"two steps on": "consequence", "backwards": "inverse"}[kind])
-    print(f"{kind}: what followed from the old fact was known for {len(known)} of {len(some)} edits")
     group = {"two steps on": "reasoning", "backwards": "logical"}[kind]
     for name in followed.split(","):
         frame = evaluate(lm, some, edited_by(name, some), before=before)
         frame = frame[(frame["state"] == "after") & (frame["protocol"] == "teacher_forced")]
         table = frame.pivot_table(index="request", columns="subgroup", values="correct", aggfunc="mean")
-        exact[kind, method(name).title] = table.loc[table.index.isin(known), ["edit", group]].dropna()
+        exact[kind, method(name).title] = table[["edit", group]].dropna()
 follow = pd.DataFrame({key: table.mean().set_axis(["edit", "follows"]) for key, table in exact.items()}).T
 grid(
     follow,
@@ -198,7 +204,7 @@ grid(
 )
 
 # %%
-print(follow.round(3).to_string())
+print(f"{len(born)} edits two steps on, {len(bijective)} backwards", follow.round(3).to_string(), sep="\n")
 
 # %% [markdown]
 # ## Claims
