@@ -194,6 +194,8 @@ def test_data_that_cannot_be_run_is_told_in_one_sentence(lm: LM, tmp_path: Path)
         tasks_for(lm, "world")
     with pytest.raises(BadParameter, match="per_task=0"):
         tasks_for(lm, str(RECORDS / "convsent.json"), per_task=0)
+    with pytest.raises(BadParameter, match="at least one edit of each of the tasks insertion"):
+        tasks_for(lm, str(RECORDS / "convsent.json"), per_task={"sentiment": 1})
     with pytest.raises(BadParameter, match="no editor is called 'romm'"):
         editors("ft-m,romm")
     assert {each.name for each in editors("all")} > {each.name for each in editors("main")} >= {"rome", "ft-l", "serac"}
@@ -201,6 +203,15 @@ def test_data_that_cannot_be_run_is_told_in_one_sentence(lm: LM, tmp_path: Path)
     assert "rome-no-covariance" not in {each.name for each in editors("main")}
     with pytest.raises(BadInput, match="nothing to run"):
         benchmark(lm, {}, editors("ft-m"), layer=0)
+
+
+def test_tasks_may_have_numbers_of_edits_of_their_own() -> None:
+    lm, numbers = load("edit-gpt2-s0"), {task: 3 if task == "question" else 1 for task in TASKS}
+    found = tasks_for(lm, "world", per_task=numbers)
+    assert {task: len(requests) for task, requests in found.items()} == numbers
+    few = tasks_for(lm, "world", per_task=1)
+    assert found["question"][:1] == few["question"], "the same edits come first, however many are asked for"
+    assert found["insertion"] == few["insertion"]
 
 
 def test_an_editor_that_cannot_do_a_task_is_listed_and_the_others_go_on(wide: LM) -> None:
