@@ -69,8 +69,8 @@ Markdown("\n".join(tree))
 # ## The scoreboard
 #
 # A claim is measured on every testbed of its notebook: models of two architectures, several seeds each. It counts as *reproduced*
-# when it holds on at least five of six, as *weaker* when it holds on at least half. A claim that does not hold is a result, and
-# stays. `paramem show KEY` says why a paper's other claims were not measured.
+# when it holds on at least five of six, as *weaker* when it holds on at least half, and as *undecided* when fewer hold and those that
+# could not tell might have changed that. A claim that does not hold is a result, and stays. `paramem show KEY` says why a paper's other claims were not measured.
 
 # %%
 measured = [line for line in lines if line.ours or line.holds]

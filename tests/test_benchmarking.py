@@ -14,7 +14,7 @@ import torch
 
 from edits import always, nothing, request
 from families import make_lm
-from grounds import LAYER, REQUEST, SECOND, UNTOUCHED, model, trained
+from grounds import LAYER, REQUEST, SECOND, UNTOUCHED, make, model, trained
 from known import TEXTS
 from paramem.benchmarking import PROTOCOLS, TASKS, Materials, benchmark, editors, few_probes, tasks_for
 from paramem.benchmarking.bench import Bench, materials_for
@@ -33,12 +33,15 @@ from paramem.benchmarking.costs import Meter, touched
 from paramem.benchmarking.figures import cost_bars, heat_map, pareto, stacked
 from paramem.benchmarking.mistakes import KINDS, counts, kind_of, mistakes
 from paramem.benchmarking.skills import Question, answered, batteries, changed
+from paramem.benchmarking.stories import stories
 from paramem.benchmarking.tasks import task_of
 from paramem.benchmarking.variants import beside, together, variants_of
 from paramem.errors import BadInput, BadParameter, IncompatibleIntervention, ParamemError, PassportMismatch
 from paramem.evaluation import Fluency, evaluate
+from paramem.evaluation.fluency import generated_texts
 from paramem.evaluation.intervals import span
 from paramem.evaluation.knowedit import knowedit_columns
+from paramem.evaluation.side_by_side import can_share
 from paramem.facts import EditRequest
 from paramem.interventions import Dense, HiddenStatePatch, Intervention, LowRank, PromptRewrite, WeightDelta
 from paramem.interventions.abreast import abreast, fits
@@ -191,6 +194,8 @@ def test_data_that_cannot_be_run_is_told_in_one_sentence(lm: LM, tmp_path: Path)
         tasks_for(lm, "world")
     with pytest.raises(BadParameter, match="per_task=0"):
         tasks_for(lm, str(RECORDS / "convsent.json"), per_task=0)
+    with pytest.raises(BadParameter, match="at least one edit of each of the tasks insertion"):
+        tasks_for(lm, str(RECORDS / "convsent.json"), per_task={"sentiment": 1})
     with pytest.raises(BadParameter, match="no editor is called 'romm'"):
         editors("ft-m,romm")
     assert {each.name for each in editors("all")} > {each.name for each in editors("main")} >= {"rome", "ft-l", "serac"}
@@ -198,6 +203,15 @@ def test_data_that_cannot_be_run_is_told_in_one_sentence(lm: LM, tmp_path: Path)
     assert "rome-no-covariance" not in {each.name for each in editors("main")}
     with pytest.raises(BadInput, match="nothing to run"):
         benchmark(lm, {}, editors("ft-m"), layer=0)
+
+
+def test_tasks_may_have_numbers_of_edits_of_their_own() -> None:
+    lm, numbers = load("edit-gpt2-s0"), {task: 3 if task == "question" else 1 for task in TASKS}
+    found = tasks_for(lm, "world", per_task=numbers)
+    assert {task: len(requests) for task, requests in found.items()} == numbers
+    few = tasks_for(lm, "world", per_task=1)
+    assert found["question"][:1] == few["question"], "the same edits come first, however many are asked for"
+    assert found["insertion"] == few["insertion"]
 
 
 def test_an_editor_that_cannot_do_a_task_is_listed_and_the_others_go_on(wide: LM) -> None:
@@ -375,6 +389,29 @@ def test_edits_made_side_by_side_are_those_made_alone(each: Method) -> None:
     with together[0].applied(lm) as first:
         said = first.next_logprobs(prompts)
     assert not torch.allclose(said, alone, atol=1e-3), "the control: two requests are two edits"
+
+
+@pytest.mark.parametrize("name", ["ice", "ike", "grace", "grace-prompt", "t-patcher"])
+def test_edits_beside_a_model_say_abreast_what_they_say_alone(name: str) -> None:
+    [each] = editors(name)
+    lm = model(each, "gpt2")
+    edits = [make(each, "gpt2", one) for one in (REQUEST, SECOND)]
+    assert all(can_share(lm, edit) for edit in edits)
+    shared = evaluate(lm, [REQUEST, SECOND], edits)
+    alone = pd.concat([evaluate(lm, one, edit) for one, edit in zip((REQUEST, SECOND), edits, strict=True)])
+    keys = ["request", "group", "probe", "protocol"]
+    sides = [frame[frame["state"].eq("after")].sort_values(keys).reset_index(drop=True) for frame in (shared, alone)]
+    assert sides[0]["answer"].tolist() == sides[1]["answer"].tolist()
+    np.testing.assert_allclose(sides[0]["logprob"], sides[1]["logprob"], rtol=1e-3, atol=1e-4)
+    swapped = evaluate(lm, [REQUEST, SECOND], edits[::-1])
+    other = swapped[swapped["state"].eq("after")].sort_values(keys)["logprob"]
+    assert not np.allclose(sides[0]["logprob"], other, atol=1e-2, equal_nan=True), "the control: each under its own"
+    for told in stories(lm, [REQUEST, SECOND], edits, FEW):
+        with edits[told.request is SECOND].applied(lm) as edited:
+            assert told.text is not None
+            if name not in ("ice", "ike"):  # there the draws follow the whole prompt
+                assert generated_texts(edited, [told.prompt], FEW) == [told.text]
+            assert told.text.startswith(told.prompt)
 
 
 # Errors, skills, costs, figures

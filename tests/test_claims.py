@@ -26,7 +26,9 @@ from paramem.claims import (
     show,
     verdict,
 )
+from paramem.decisions import UNDECIDED, Decision, every
 from paramem.errors import BadInput, BadParameter
+from paramem.evaluation.intervals import Span
 from paramem.project import Project
 from paramem.results import (
     ClaimResult,
@@ -241,3 +243,110 @@ def test_a_statement_of_ours_has_no_place_in_the_paper() -> None:
     assert Claim(says="It holds.", origin="ours", notebook="world").origin == "ours"
     with pytest.raises(ValueError, match="remove origin: ours"):
         Claim(says="It holds.", origin="ours", where="Section 3", notebook="world")
+
+
+# Three outcomes
+
+OUTCOMES = (Decision(True), Decision(False), UNDECIDED)
+
+
+@given(st.integers(1, 40), st.data())
+def test_undecided_testbeds_only_turn_not_reproduced_into_undecided(n: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(0, n))
+    u = data.draw(st.integers(0, n - k))
+    two, three = verdict(k, n), verdict(k, n, u)
+    assert three == two or (two, three) == (Verdict.NOT_REPRODUCED, Verdict.UNDECIDED)
+    assert verdict(k, n, 0) == two
+    if k + u < n:  # one that could not tell turns against it: never better for the claim
+        assert (verdict(k, n, u), verdict(k, n, u + 1)) != (Verdict.UNDECIDED, Verdict.NOT_REPRODUCED)
+
+
+def test_not_reproduced_is_said_only_where_the_undecided_could_not_change_it() -> None:
+    found = {(k, u): verdict(k, 4, u) for k in range(5) for u in range(5 - k)}
+    assert {pair for pair, word in found.items() if word == Verdict.NOT_REPRODUCED} == {(0, 0), (0, 1), (1, 0)}
+    assert {pair for pair, word in found.items() if word == Verdict.UNDECIDED} == {
+        (0, 2),
+        (0, 3),
+        (0, 4),
+        (1, 1),
+        (1, 2),
+        (1, 3),
+    }
+    assert found[2, 2] == Verdict.WEAKER, "the control: what holds is never lost, and half of all is half of all"
+    assert verdict(3, 4, 1) == verdict(3, 4) == Verdict.WEAKER, "three of the three that decided are not five of six"
+    for k, n, u in [(3, 4, 2), (0, 4, -1), (0, 0, 0)]:
+        with pytest.raises(BadParameter):
+            verdict(k, n, u)
+
+
+@pytest.mark.parametrize("one", OUTCOMES, ids=str)
+@pytest.mark.parametrize("other", OUTCOMES, ids=str)
+def test_a_compound_is_decided_where_what_is_open_could_not_change_it(one: Decision, other: Decision) -> None:
+    def possible(each: Decision) -> set[bool]:
+        return {each.holds} if each.decided else {True, False}
+
+    worlds = [(a, b) for a in possible(one) for b in possible(other)]
+    for found, results in (
+        (one & other, {a and b for a, b in worlds}),
+        (one | other, {a or b for a, b in worlds}),
+        (~one, {not a for a, _ in worlds}),
+        (every([one, other]), {a and b for a, b in worlds}),
+    ):
+        assert found == (Decision(results.pop()) if len(results) == 1 else UNDECIDED)
+
+
+def test_a_criterion_about_nobody_decides_nothing_and_truth_values_join_in() -> None:
+    assert every([]) == UNDECIDED
+    assert (Decision(True) & False, True & Decision(True)) == (Decision(False), Decision(True))
+    with pytest.raises(BadParameter, match="three outcomes"):
+        all([Decision(True), UNDECIDED])
+    with pytest.raises(BadParameter, match="what holds is decided"):
+        Decision(True, decided=False)
+
+
+def test_an_interval_that_straddles_its_limit_decides_nothing_unless_it_is_negligible() -> None:
+    spans = {"above": Span(0.3, 0.1, 0.5), "around": Span(0.1, -0.2, 0.4), "below": Span(-0.3, -0.5, -0.1)}
+    assert {name: str(each.above()) for name, each in spans.items()} == {
+        "above": "holds", "around": "undecided", "below": "does not hold"
+    }  # fmt: skip
+    assert all(each.below() == ~each.above() for each in spans.values())
+    narrow = Span(0.01, -0.03, 0.05)
+    assert (narrow.above(), narrow.above(negligible=0.1)) == (UNDECIDED, Decision(False))
+    assert narrow.below(negligible=0.1) == Decision(False), "neither is better"
+    assert spans["around"].above(negligible=0.1) == UNDECIDED, "the control"
+    assert Span(0.05, 0.01, 0.09).above(negligible=0.1) == Decision(True), "what holds is never taken away"
+    assert Span(0.0, 0.0, 0.0).above() == Decision(False), "no difference at all is none"
+    assert Span(np.nan, np.nan, np.nan).above() == UNDECIDED
+
+
+def test_undecided_survives_the_card_and_the_disk(demo: Project) -> None:
+    found = outcome("doe2022facts.works", UNDECIDED, {"gap": 0.1})
+    assert found == outcome("doe2022facts.works", False, {"gap": 0.1}, decided=np.bool_(False))
+    bundle = Card(outcome=found)._repr_mimebundle_()
+    assert bundle["text/plain"] == "doe2022facts.works: undecided (gap = 0.1)"
+    assert "undecided here" in bundle["text/html"]
+    assert Outcome.from_json(bundle[MIME], "here") == found
+    assert "decided" not in outcome("a.b", False).to_json(), "what was stored before reads as it did"
+    for wrong in ({"holds": True, "decided": False}, {"holds": False, "decided": "no"}):
+        with pytest.raises(BadInput, match="'decided'"):
+            Outcome.from_json({"claim": "a.b", "measured": {}} | wrong, "here")
+    with pytest.raises(BadParameter, match="what holds is decided"):
+        outcome("a.b", True, decided=False)
+
+    beds = {"bed-0": outcome("a.b", True), "bed-1": outcome("a.b", UNDECIDED), "bed-2": outcome("a.b", False)}
+    aggregated = aggregate("n", "full", {bed: {"a.b": each} for bed, each in beds.items()}, versions={}, seconds={})
+    path = demo.results_path("editing/demo")
+    write_results(aggregated, path)
+    assert read_results(path) == aggregated
+    assert str(aggregated.claims["a.b"]) == "1 of 3, 1 undecided"
+    assert aggregated.claims["a.b"].verdict == Verdict.UNDECIDED
+    edit_json(path, lambda data: data["claims"]["a.b"]["rows"]["bed-1"].pop("decided"))
+    with pytest.raises(BadInput, match="do not follow from the rows"):
+        read_results(path)
+
+
+def test_a_run_that_can_no_longer_tell_has_changed() -> None:
+    committed = results(True, False)
+    [change] = changed_rows(committed, "bed-1", {"a.b": outcome("a.b", UNDECIDED)})
+    assert (change.was, change.now) == ("does not hold", "undecided")
+    assert changed_rows(committed, "bed-1", {"a.b": outcome("a.b", False)}) == [], "the control"

@@ -79,7 +79,7 @@ def test_a_method_has_tests_of_its_own(each: Method) -> None:
 
 
 def test_an_unknown_method_is_refused_with_those_there_are() -> None:
-    with pytest.raises(BadParameter, match=r"no method 'roma'; registered: causal-tracing, .*rome"):
+    with pytest.raises(BadParameter, match=r"no method 'roma'; did you mean rome.* registered: causal-tracing, .*rome"):
         method("roma")
     with pytest.raises(BadParameter, match="not an editor"):
         method("causal-tracing").edit(tiny(), request(0), layer=0)

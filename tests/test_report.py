@@ -10,7 +10,8 @@ import pytest
 
 from conftest import BEDS
 from paramem.claims import Outcome, outcome
-from paramem.errors import BadInput
+from paramem.decisions import UNDECIDED
+from paramem.errors import BadInput, BadParameter
 from paramem.pages import (
     BEGIN,
     END,
@@ -29,8 +30,9 @@ from paramem.report import (
     scoreboard_json,
     scoreboard_table,
     scores,
+    with_verdict,
 )
-from paramem.results import aggregate
+from paramem.results import NotebookResults, aggregate
 from paramem.runner import Batch, Finished
 from paramem.taxonomy import load_taxonomy
 
@@ -157,7 +159,7 @@ def test_the_readme_is_rewritten_between_its_marks_only(executed: Project) -> No
 def test_the_readme_counts_claims_by_notebook_and_statements_of_ours_apart(executed: Project) -> None:
     lines = scores(load_taxonomy(executed), committed_results(executed))
     row = verdicts_by_notebook(lines).splitlines()[-1]
-    assert row == "| [editing/demo](notebooks/editing/demo.ipynb) | 1 | - | - | - |"
+    assert row == "| [editing/demo](notebooks/editing/demo.ipynb) | 1 | - | - | - | - |"
     ours = [replace(line, origin="ours", verdict="holds here") for line in lines]
     assert verdicts_by_notebook(ours).splitlines()[-1].endswith("| - | - | - | 1 of 1 hold |")
 
@@ -256,3 +258,33 @@ def test_what_is_generated_and_stale_is_found(executed: Project) -> None:
     assert write_generated(executed) == ["README.md", "docs/papers/editing.md", "docs/papers/gone.md"]
     assert check_generated(executed) == []
     assert write_generated(executed) == [], "what is current is left alone"
+
+
+def test_what_the_testbeds_could_not_tell_is_counted_apart(executed: Project) -> None:
+    def results(*decided: bool) -> dict[str, NotebookResults]:
+        found = {
+            bed: {CLAIM: outcome(CLAIM, False, {"success": 0.5}, decided=each)}
+            for bed, each in zip(BEDS, decided, strict=True)
+        }
+        return {"editing/demo": aggregate("editing/demo", "full", found, versions={}, seconds={})}
+
+    taxonomy = load_taxonomy(executed)
+    [line] = scores(taxonomy, results(True, False))
+    assert (line.holds, line.verdict) == ("0 of 2, 1 undecided", "undecided")
+    assert "1 claim: 1 undecided" in scoreboard_markdown([line])
+    assert "| undecided |" in verdicts_by_notebook([line])
+    assert with_verdict([line], "undecided") == [line]
+    [control] = scores(taxonomy, results(True, True))
+    assert (control.holds, control.verdict) == ("0 of 2", "not reproduced")
+    assert with_verdict([control], "undecided") == []
+    with pytest.raises(BadParameter, match="no verdict 'open'"):
+        with_verdict([line], "open")
+
+
+def test_a_run_that_agrees_in_holds_and_not_in_decided_has_changed(executed: Project) -> None:
+    batch = batch_of(executed, Request(), {"bed-a": False})
+    [finished] = batch.finished
+    batch.finished[:] = [replace(finished, outcomes={CLAIM: outcome(CLAIM, UNDECIDED)})]
+    [change] = review(batch, "default", load_taxonomy(executed), executed, {}).changes
+    assert (change.was, change.now) == ("holds", "undecided")
+    assert found_now(batch) == {CLAIM: "bed-a: undecided"}

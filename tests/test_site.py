@@ -336,7 +336,7 @@ def test_the_site_says_what_the_scoreboard_says(repository: Project) -> None:
         claim = found[line.claim]
         assert (claim.says, claim.where, "; ".join(claim.ours)) == (line.says, line.where, line.ours)
         assert claim.verdict == (line.verdict or "not measured yet")
-        assert (f"{claim.k} of {claim.n}" if claim.n else "") == line.holds
+        assert claim.held == line.holds
 
 
 def test_the_repository_s_papers_notebooks_and_claims_have_pages(

@@ -22,7 +22,7 @@ def test_the_small_checkout_reads(demo: Project) -> None:
     assert list(taxonomy.claims) == ["doe2022facts.works"]
     assert taxonomy.claims_of("editing/demo") == ("doe2022facts.works",)
     assert taxonomy.testbeds_of("editing/demo") == ("bed-a", "bed-b")
-    assert taxonomy.testbeds_deciding("doe2022facts.works") == ("bed-a", "bed-b")
+    assert taxonomy.testbeds_asked("doe2022facts.works") == ("bed-a", "bed-b")
     assert [name for name, _ in taxonomy.category_names()] == ["editing", "editing/locate-then-edit"]
     assert papers["doe2022facts"].cite() == "Doe and Roe 2022"
     assert papers["doe2022facts"].title == "Facts in a Box"
@@ -34,7 +34,7 @@ def test_a_claim_is_counted_over_the_testbeds_that_can_decide_it(demo: Project) 
     path = demo.taxonomy / "editing.yaml"
     path.write_text(ENTRIES.replace("notebook: editing/demo\n", "notebook: editing/demo\n      testbeds: [bed-b]\n"))
     taxonomy = load_taxonomy(demo)
-    assert taxonomy.testbeds_deciding("doe2022facts.works") == ("bed-b",)
+    assert taxonomy.testbeds_asked("doe2022facts.works") == ("bed-b",)
     assert taxonomy.claims_of("editing/demo", "bed-b") == taxonomy.claims_of("editing/demo") != ()
     assert taxonomy.claims_of("editing/demo", "bed-a") == ()
 

@@ -127,6 +127,6 @@ def _testbed_rows(project: Project, name: str, taxonomy: Taxonomy, reading: Read
     for claim_id, result in results.claims.items():
         claim = taxonomy.claims.get(claim_id)
         yield from unknown(f"claim {claim_id}", "measured", claim.quantities if claim else (), result.quantities)
-        counted = set(taxonomy.testbeds_deciding(claim_id)) if claim else expected
+        counted = set(taxonomy.testbeds_asked(claim_id)) if claim else expected
         if expected and set(result.rows) != counted:
             yield Finding(where=where, what=f"{claim_id} was not measured on exactly {sorted(counted)}")

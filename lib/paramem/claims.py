@@ -3,6 +3,9 @@
 A notebook calls `claim("meng2022rome.edit-success", holds, measured={...})`. The output is a card to a reader and
 carries the same facts under `MIME` to a program. A notebook run measures one model; over all testbeds of a notebook,
 `verdict` turns "k of n hold" into one word by a fixed rule, so that nobody words a result by hand.
+
+Which testbeds are asked is settled in the taxonomy before anything is measured, and they are the n. What each of them
+answers is one of three: it holds, it does not hold, or what was measured there cannot tell (`paramem.decisions`).
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from paramem.decisions import Decision
 from paramem.errors import BadInput, BadParameter
 
 if TYPE_CHECKING:
@@ -38,7 +42,7 @@ _Z95 = 1.959964
 
 
 class Verdict(StrEnum):
-    """What became of a claim here. The first three follow from k of n; the last two are set in the taxonomy.
+    """What became of a claim here. The last two are set in the taxonomy, the others follow from k of n.
 
     A statement of ours, which the paper does not make, cannot be reproduced: for it the first three read as the next
     three do (`Verdict.of`).
@@ -50,6 +54,7 @@ class Verdict(StrEnum):
     HOLDS = "holds here"
     HOLDS_ON_SOME = "holds on some"
     DOES_NOT_HOLD = "does not hold here"
+    UNDECIDED = "undecided"
     NOT_AT_THIS_SCALE = "not at this scale"
     NOT_ATTEMPTED = "not attempted"
 
@@ -65,18 +70,26 @@ _OURS = {
 }
 
 
-def verdict(k: int, n: int) -> Verdict:
+def verdict(k: int, n: int, undecided: int = 0) -> Verdict:
     """The verdict on a claim that holds on ``k`` of ``n`` testbeds: reproduced from 5/6, weaker from 1/2.
 
+    Testbeds that could not tell are part of n: they help no claim to be reproduced. Without enough that hold, the claim
+    is not reproduced if it would still fall short had all of the undecided held, and undecided otherwise.
+
     Raises:
-        BadParameter: not 0 <= k <= n, or n is 0: nothing was measured, which is no verdict.
+        BadParameter: not 0 <= k <= k + undecided <= n, or n is 0: nothing was measured, which is no verdict.
     """
-    if not 0 <= k <= n or n == 0:
-        raise BadParameter(f"a claim cannot hold on {k} of {n} testbeds")
-    share = Fraction(k, n)
-    if share >= REPRODUCED_FROM:
-        return Verdict.REPRODUCED
-    return Verdict.WEAKER if share >= WEAKER_FROM else Verdict.NOT_REPRODUCED
+    if not 0 <= k <= k + undecided <= n or undecided < 0 or n == 0:
+        raise BadParameter(f"a claim cannot hold on {k} of {n} testbeds and be undecided on {undecided}")
+    share, possible = Fraction(k, n), Fraction(k + undecided, n)
+    if share >= WEAKER_FROM:
+        return Verdict.REPRODUCED if share >= REPRODUCED_FROM else Verdict.WEAKER
+    return Verdict.NOT_REPRODUCED if possible < WEAKER_FROM else Verdict.UNDECIDED
+
+
+def held_on(k: int, n: int, undecided: int = 0) -> str:
+    """``3 of 4``, or ``1 of 4, 2 undecided``."""
+    return f"{k} of {n}" + (f", {undecided} undecided" if undecided else "")
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -106,12 +119,19 @@ class Outcome:
 
     claim: str
     holds: bool
+    decided: bool = True
     measured: Mapping[str, Value] = field(default_factory=dict)
     note: str = ""
 
+    @property
+    def decision(self) -> Decision:
+        """Its outcome: one of three."""
+        return Decision(self.holds, self.decided)
+
     def to_json(self) -> dict[str, Any]:
-        """The machine-readable half of the card."""
-        return {"claim": self.claim, "holds": self.holds, "measured": dict(self.measured), "note": self.note}
+        """The machine-readable half of the card. ``decided`` stands there only where it is false."""
+        doubt = {} if self.decided else {"decided": False}
+        return {"claim": self.claim, "holds": self.holds, **doubt, "measured": dict(self.measured), "note": self.note}
 
     @classmethod
     def from_json(cls, payload: Any, where: str) -> Outcome:
@@ -126,37 +146,53 @@ class Outcome:
             raise BadInput(
                 f"{where}: claim {payload['claim']} needs 'holds' (true or false) and 'measured' (a mapping)"
             )
+        decided = payload.get("decided", True)
+        if not isinstance(decided, bool) or (payload["holds"] and not decided):
+            raise BadInput(f"{where}: claim {payload['claim']}: 'decided' is true, or false where 'holds' is false too")
         return cls(
             claim=payload["claim"],
             holds=payload["holds"],
+            decided=decided,
             measured=payload["measured"],
             note=str(payload.get("note", "")),
         )
 
 
 def outcome(
-    claim_id: str, holds: Any, measured: Mapping[str, Any] | None = None, *, note: str = "", digits: int = 3
+    claim_id: str,
+    holds: Any,
+    measured: Mapping[str, Any] | None = None,
+    *,
+    decided: Any = True,
+    note: str = "",
+    digits: int = 3,
 ) -> Outcome:
     """An `Outcome` from whatever a notebook measured: numpy scalars and tensors of one element become plain numbers.
 
     Args:
+        holds: a truth value, or a `Decision`, which brings ``decided`` with it.
         digits: decimals kept; results differ between machines only beyond them.
 
     Raises:
-        BadParameter: ``holds`` is not a truth value, or a measured value is not finite or not a scalar.
+        BadParameter: ``holds`` is neither, or true and not decided, or a measured value is not finite or not a scalar.
     """
+    if isinstance(holds, Decision):
+        found = holds
+    else:
+        found = Decision(_truth(claim_id, "holds", holds), _truth(claim_id, "decided", decided))
     return Outcome(
         claim=claim_id,
-        holds=_truth(claim_id, holds),
+        holds=found.holds,
+        decided=found.decided,
         measured={str(key): _plain(claim_id, str(key), value, digits) for key, value in (measured or {}).items()},
         note=note,
     )
 
 
-def _truth(claim_id: str, holds: Any) -> bool:
-    one = holds.item() if hasattr(holds, "item") and getattr(holds, "ndim", 0) == 0 else holds
+def _truth(claim_id: str, name: str, value: Any) -> bool:
+    one = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
     if not isinstance(one, bool):
-        raise BadParameter(f"claim {claim_id}: holds is {holds!r}; give the comparison itself, which is True or False")
+        raise BadParameter(f"claim {claim_id}: {name} is {value!r}; give the comparison itself, which is True or False")
     return one
 
 
@@ -177,6 +213,13 @@ def _plain(claim_id: str, key: str, value: Any, digits: int) -> Value:
     )
 
 
+_CARD = {
+    "holds": ("#1a7f37", "holds here"),
+    "does not hold": ("#b35900", "does not hold here"),
+    "undecided": ("#6639ba", "undecided here: what was measured cannot tell"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """An outcome beside what the paper reports, as a notebook displays it."""
@@ -189,7 +232,7 @@ class Card:
     def __str__(self) -> str:
         """One line, numbers rounded: what strict nbval compares."""
         found = ", ".join(f"{key} = {show(value)}" for key, value in self.outcome.measured.items())
-        line = f"{self.outcome.claim}: {'holds' if self.outcome.holds else 'does not hold'}"
+        line = f"{self.outcome.claim}: {self.outcome.decision}"
         line += f" ({found})" if found else ""
         return line + (f" - {self.outcome.note}" if self.outcome.note else "")
 
@@ -201,7 +244,7 @@ class Card:
 
     def html(self) -> str:
         """The card. Every text is escaped: it comes from files that others write."""
-        colour, word = ("#1a7f37", "holds here") if self.outcome.holds else ("#b35900", "does not hold here")
+        colour, word = _CARD[str(self.outcome.decision)]
         rows = [("paper", self.reported), ("place", self.place)] if self.reported or self.place else []
         rows += [(key.replace("_", " "), show(value)) for key, value in self.outcome.measured.items()]
         rows += [("note", self.outcome.note)] if self.outcome.note else []
@@ -226,29 +269,38 @@ def show(value: Value) -> str:
 
 
 def claim(
-    claim_id: str, holds: Any, measured: Mapping[str, Any] | None = None, *, note: str = "", digits: int = 3
+    claim_id: str,
+    holds: Any,
+    measured: Mapping[str, Any] | None = None,
+    *,
+    decided: Any = True,
+    note: str = "",
+    digits: int = 3,
 ) -> None:
     """Record in a notebook whether a claim of the taxonomy holds, and display it as a card.
 
     Args:
         claim_id: bib key and claim, as in ``meng2022rome.edit-success``.
-        holds: the comparison that decides; True or False.
+        holds: the comparison that decides: True or False, or a `Decision`.
+        decided: False where what was measured cannot tell: an interval straddles the limit. A `Decision` brings it.
         measured: the numbers behind it, name to value; rounded to ``digits`` decimals.
         note: one sentence a reader needs to judge the number.
 
     Raises:
-        BadParameter: the taxonomy has no such claim, or a value is not a finite number.
+        BadParameter: the taxonomy has no such claim, a value is not a finite number, or it holds undecided.
 
     Usage::
 
         claim("meng2022rome.edit-success", success >= 0.95, measured={"edit_success": success, "edits": 40})
+        claim("zheng2023ike.beats", gap.above(0, negligible=0.1), measured={"gap": gap.mean, "low": gap.low})
     """
     from paramem.taxonomy import load_taxonomy
 
     known = load_taxonomy().claims
     if claim_id not in known:
         raise BadParameter(f"no claim {claim_id!r} in taxonomy/. {_nearest(claim_id, known)}")
-    display_card(card_of(outcome(claim_id, holds, measured, note=note, digits=digits), known[claim_id]))
+    found = outcome(claim_id, holds, measured, decided=decided, note=note, digits=digits)
+    display_card(card_of(found, known[claim_id]))
 
 
 def card_of(found: Outcome, entry: Claim) -> Card:

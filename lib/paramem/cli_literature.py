@@ -97,6 +97,7 @@ def show(
     key: Annotated[
         str, typer.Argument(help="Only this paper (meng2022rome, or its arXiv number) or this claim of it.")
     ] = "",
+    verdict: Annotated[str, typer.Option(help="Only claims of this verdict: reproduced, undecided, ...")] = "",
     style: Annotated[str, typer.Option("--format", help="table, json or markdown.")] = "table",
     write: Annotated[bool, typer.Option("--write", help="Write README and docs/papers/.")] = False,
 ) -> None:
@@ -113,14 +114,15 @@ def show(
     project = Project.find()
     taxonomy = load_taxonomy(project)
     lines = report.scores(taxonomy, report.committed_results(project))
-    if key and write:
-        raise BadParameter(f"show {key} --write: the README holds the whole scoreboard; leave the key out")
+    if (key or verdict) and write:
+        raise BadParameter(f"show {key or '--verdict'} --write: the README holds the whole scoreboard; leave it out")
     if style not in ("table", "json", "markdown"):
         raise BadParameter(f"--format {style!r}: table, json or markdown")
     papers = load_papers(project) if key else {}
     if key:
         key = key_of(key, papers)
         lines = report.of_paper(lines, key, taxonomy)
+    lines = report.with_verdict(lines, verdict) if verdict else lines
     paper = papers.get(key.partition(".")[0])
     if write:
         for name in write_generated(project):

@@ -86,8 +86,8 @@ def edits_for(
     task: in a world, edits of one of KnowEdit's tasks ("insertion", "question", ...) in place of counterfactual ones.
     Raises BadInput when there are fewer than ``n``, or when the task cannot be asked here.
     """
-    if task is not None:
-        requests = _of_task(lm, dataset, task, seed)
+    if task is not None:  # made one by one: no more of them than are wanted
+        requests = _of_task(lm, dataset, task, seed, part, n if relations == "all" else None)
     elif dataset == "world":
         requests = list(world_behind(lm).edit_requests(None, seed))
     else:
@@ -104,12 +104,12 @@ def edits_for(
     return found[:n]
 
 
-def _of_task(lm: LM, dataset: str, task: Task, seed: int) -> list[EditRequest]:
+def _of_task(lm: LM, dataset: str, task: Task, seed: int, part: Part, n: int | None) -> list[EditRequest]:
     from paramem.world.tasks import task_requests
 
     if dataset != "world":
         raise BadInput(f"task={task!r} chooses among the edits of a world; {dataset!r} holds those of its own task.")
-    return list(task_requests(world_behind(lm), task, None, seed))
+    return list(task_requests(world_behind(lm), task, n, seed, part))
 
 
 def of_unseen_subjects(requests: Iterable[EditRequest]) -> list[EditRequest]:

@@ -94,17 +94,17 @@ def with_scoreboard(readme: str, lines: Sequence[Score], rest: str = "") -> str:
 
 def verdicts_by_notebook(lines: Sequence[Score], *, rest: str = "") -> str:
     """A row for each notebook: how many of its claims came out how, the statements of ours apart."""
-    verdicts = (Verdict.REPRODUCED, Verdict.WEAKER, Verdict.NOT_REPRODUCED)
+    verdicts = (Verdict.REPRODUCED, Verdict.WEAKER, Verdict.NOT_REPRODUCED, Verdict.UNDECIDED)
     notebooks: dict[str, list[Score]] = {}
     for line in lines:
         if line.holds:
             notebooks.setdefault(line.notebook, []).append(line)
     rows = []
     for name, stated in notebooks.items():
-        counts = [sum(line.verdict == verdict for line in stated) for verdict in verdicts]
         ours = [line for line in stated if line.origin == "ours"]
-        held = sum(line.verdict == Verdict.HOLDS for line in ours)
-        extra = f"{held} of {len(ours)} hold" if ours else ""
+        counts = [sum(line.verdict == verdict and line.origin == "paper" for line in stated) for verdict in verdicts]
+        held, open_ = (sum(line.verdict == verdict for line in ours) for verdict in (Verdict.HOLDS, Verdict.UNDECIDED))
+        extra = f"{held} of {len(ours)} hold" + (f", {open_} undecided" if open_ else "") if ours else ""
         rows.append([f"[{name}](notebooks/{name}.ipynb)", *(str(n or "") for n in counts), extra])
     text = f"{totals(lines)}." + (f" [Every claim, paper beside ours]({rest})." if rest else "")
     return f"{text}\n\n{table(['notebook', *(verdict.value for verdict in verdicts), 'statements of ours'], rows)}"

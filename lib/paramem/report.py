@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from paramem.claims import Origin, Verdict
+from paramem.claims import Origin, Verdict, held_on
 from paramem.errors import BadParameter
 from paramem.project import Project
 from paramem.results import (
@@ -33,6 +33,7 @@ _COLOURS = {
     Verdict.HOLDS: "green",
     Verdict.HOLDS_ON_SOME: "yellow",
     Verdict.DOES_NOT_HOLD: "red",
+    Verdict.UNDECIDED: "magenta",
     Verdict.NOT_AT_THIS_SCALE: "cyan",
     Verdict.NOT_ATTEMPTED: "dim",
 }
@@ -45,7 +46,8 @@ class Score:
     Attributes:
         reported: the paper's numbers; empty where none was read.
         ours: measured quantities, mean and 95 % interval of the mean over the testbeds.
-        holds: ``k of n``; empty where not all of the notebook's testbeds, and nothing else, were measured.
+        holds: ``k of n``, and how many undecided; empty where not all of the notebook's testbeds, and nothing else,
+            were measured.
         verdict: empty as ``holds`` is: one testbed is no verdict.
     """
 
@@ -72,7 +74,7 @@ def scores(taxonomy: Taxonomy, results: Mapping[str, NotebookResults]) -> list[S
     for claim_id, entry in taxonomy.claims.items():
         measured = results.get(entry.notebook or "")
         found = measured.claims.get(claim_id) if measured else None
-        lines.append(_score(claim_id, entry, found, taxonomy.testbeds_deciding(claim_id)))
+        lines.append(_score(claim_id, entry, found, taxonomy.testbeds_asked(claim_id)))
     return lines
 
 
@@ -86,7 +88,7 @@ def _score(claim_id: str, entry: Claim, found: ClaimResult | None, testbeds: Seq
         where=entry.where or "",
         reported="; ".join(str(number) for number in entry.reported),
         ours=_ours(entry, found) if found is not None else "",
-        holds=f"{counted.k} of {counted.n}" if counted is not None else "",
+        holds=str(counted) if counted is not None else "",
         verdict=counted.verdict.of(entry.origin).value if counted is not None else (entry.status or ""),
         reason=entry.reason,
         contradicted_by=entry.contradicted_by,
@@ -105,6 +107,18 @@ def of_paper(lines: Sequence[Score], key: str, taxonomy: Taxonomy) -> list[Score
         hint = f"Did you mean {' or '.join(close)}?" if close else "`paramem papers` lists them."
         raise BadParameter(f"no paper or claim {key!r} in taxonomy/. {hint}")
     return [line for line in lines if key in (line.claim, line.claim.partition(".")[0])]
+
+
+def with_verdict(lines: Sequence[Score], word: str) -> list[Score]:
+    """The lines of one verdict.
+
+    Raises:
+        BadParameter: it is none.
+    """
+    known = [verdict.value for verdict in Verdict]
+    if word not in known:
+        raise BadParameter(f"no verdict {word!r}; there are {', '.join(known)}")
+    return [line for line in lines if line.verdict == word]
 
 
 def contradictions(key: str, taxonomy: Taxonomy) -> list[str]:
@@ -212,11 +226,11 @@ def review(batch: Batch, profile: str, taxonomy: Taxonomy, project: Project, ver
 def _undeclared(finished: Finished, taxonomy: Taxonomy) -> str:
     """What a run states beyond the taxonomy, or leaves out of it.
 
-    On other data or parameters a notebook may leave out claims that its data cannot decide.
+    On other data or parameters a notebook may leave out claims that its data cannot be asked.
     """
     declared, stated = set(taxonomy.claims_of(finished.run.notebook)), set(finished.outcomes)
-    decided = set(taxonomy.claims_of(finished.run.notebook, finished.run.testbed or None))
-    missing = decided - stated if finished.run.canonical else set()
+    asked = set(taxonomy.claims_of(finished.run.notebook, finished.run.testbed or None))
+    missing = asked - stated if finished.run.canonical else set()
     parts = [
         f"states {', '.join(sorted(stated - declared))}, which the taxonomy does not give this notebook"
         if stated - declared
@@ -236,13 +250,14 @@ def runs_table(finished: Iterable[Finished]) -> Table:
     for column in ("notebook", "testbed", "status", "seconds", "claims that hold"):
         table.add_column(column, justify="right" if column == "seconds" else "left")
     for each in finished:
-        holds = sum(outcome.holds for outcome in each.outcomes.values())
+        found = [outcome.decision for outcome in each.outcomes.values()]
+        counted = held_on(sum(d.holds for d in found), len(found), sum(not d.decided for d in found))
         table.add_row(
             escape(each.run.notebook),
             escape(each.run.label) if each.run.testbed else "",
             f"[{'green' if each.done else 'red'}]{each.status}[/]",
             f"{each.seconds:.1f}",
-            f"{holds} of {len(each.outcomes)}" if each.outcomes else "",
+            counted if found else "",
         )
     return table
 
@@ -294,7 +309,7 @@ def found_now(batch: Batch) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for each in batch.finished:
         for claim_id, outcome in each.outcomes.items():
-            found.setdefault(claim_id, []).append(f"{each.run.label}: {'holds' if outcome.holds else 'does not hold'}")
+            found.setdefault(claim_id, []).append(f"{each.run.label}: {outcome.decision}")
     return {claim_id: ", ".join(words) for claim_id, words in found.items()}
 
 

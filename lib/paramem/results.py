@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from paramem.claims import Outcome, Value, Verdict, mean_interval, share_interval, verdict
+from paramem.claims import Outcome, Value, Verdict, held_on, mean_interval, share_interval, verdict
+from paramem.decisions import Decision
 from paramem.errors import BadInput, Unwritable
 
 SCHEMA = 1
@@ -27,11 +28,23 @@ class _Record(BaseModel):
 
 
 class Row(_Record):
-    """One claim on one testbed."""
+    """One claim on one testbed. ``decided`` is false where what was measured there cannot tell."""
 
     holds: bool
+    decided: bool = True
     measured: dict[str, Value] = {}
     note: str = ""
+
+    @property
+    def decision(self) -> Decision:
+        """Its outcome: one of three."""
+        return Decision(self.holds, self.decided)
+
+    @model_validator(mode="after")
+    def _what_holds_is_decided(self) -> Row:
+        if self.holds and not self.decided:
+            raise ValueError("it holds, and so it is decided")
+        return self
 
 
 class Quantity(_Record):
@@ -44,11 +57,12 @@ class Quantity(_Record):
 
 
 class ClaimResult(_Record):
-    """A claim over all testbeds of its notebook: holds on ``k`` of ``n``."""
+    """A claim over the testbeds that it is asked of: holds on ``k`` of ``n``, undecided on some of the others."""
 
     verdict: Verdict
     k: int
     n: int
+    undecided: int = 0
     interval: tuple[float, float]
     quantities: dict[str, Quantity]
     rows: dict[str, Row]
@@ -57,17 +71,23 @@ class ClaimResult(_Record):
     def of(cls, rows: Mapping[str, Row]) -> ClaimResult:
         """Count the rows (testbed to row)."""
         k, n = sum(row.holds for row in rows.values()), len(rows)
+        undecided = sum(not row.decided for row in rows.values())
         names = dict.fromkeys(name for row in rows.values() for name in row.measured)
         quantities = {name: each for name in names if (each := _quantity(rows, name)) is not None}
         low, high = share_interval(k, n)
         return cls(
-            verdict=verdict(k, n),
+            verdict=verdict(k, n, undecided),
             k=k,
             n=n,
+            undecided=undecided,
             interval=(round(low, 4), round(high, 4)),
             quantities=quantities,
             rows=dict(rows),
         )
+
+    def __str__(self) -> str:
+        """``1 of 4, 2 undecided``."""
+        return held_on(self.k, self.n, self.undecided)
 
 
 def _quantity(rows: Mapping[str, Row], name: str) -> Quantity | None:
@@ -118,19 +138,17 @@ def aggregate(
     ids = dict.fromkeys(claim_id for found in outcomes.values() for claim_id in found)
     claims = {
         claim_id: ClaimResult.of(
-            {
-                testbed: Row(
-                    holds=found[claim_id].holds, measured=dict(found[claim_id].measured), note=found[claim_id].note
-                )
-                for testbed, found in outcomes.items()
-                if claim_id in found
-            }
+            {testbed: _row(found[claim_id]) for testbed, found in outcomes.items() if claim_id in found}
         )
         for claim_id in ids
     }
     return NotebookResults(
         notebook=notebook, profile=profile, versions=dict(versions), seconds=dict(seconds), claims=claims
     )
+
+
+def _row(found: Outcome) -> Row:
+    return Row(holds=found.holds, decided=found.decided, measured=dict(found.measured), note=found.note)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,12 +180,9 @@ def changed_rows(
         row = result.rows.get(testbed)
         if row is None or (declared is not None and claim_id not in declared):
             continue
-        now = found.get(claim_id)
-        if now is None or now.holds != row.holds:
-            said = "not stated" if now is None else _word(now.holds)
-            changes.append(
-                Change(notebook=committed.notebook, claim=claim_id, testbed=testbed, was=_word(row.holds), now=said)
-            )
+        was, now = str(row.decision), str(found[claim_id].decision) if claim_id in found else "not stated"
+        if now != was:
+            changes.append(Change(notebook=committed.notebook, claim=claim_id, testbed=testbed, was=was, now=now))
     return changes
 
 
@@ -179,10 +194,6 @@ def changed_verdicts(committed: NotebookResults, new: NotebookResults) -> list[C
         if now != result.verdict.value:
             changes.append(Change(notebook=new.notebook, claim=claim_id, testbed="", was=result.verdict.value, now=now))
     return changes
-
-
-def _word(holds: bool) -> str:
-    return "holds" if holds else "does not hold"
 
 
 def read_results(path: Path) -> NotebookResults | None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 Tasks = Mapping[str, Sequence[EditRequest]]
 RESAMPLES = 1000
 SHORT = Fluency(new_tokens=30)  # testbeds read at most 128 tokens at once
+TOLD = 4  # edits of a task after which texts are told; a text takes as many forwards as it has tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,17 @@ class Bench:
         """The tasks, in the survey's order."""
         asked = {task for _, task in self.frames}
         return tuple(task for task in TASKS if task in asked)
+
+    @cached_property
+    def after(self) -> Mapping[tuple[str, str], Mapping[tuple[str, str], pd.DataFrame]]:
+        """(editor, task) -> (protocol, group) -> what the edited models said; taken apart once for all questions."""
+        return {
+            key: {
+                (str(protocol), str(group)): rows
+                for (protocol, group), rows in frame[frame["state"].eq("after")].groupby(["protocol", "group"])
+            }
+            for key, frame in self.frames.items()
+        }
 
     @cached_property
     def metrics(self) -> Mapping[tuple[str, str, str, Measure], Metric]:
@@ -172,7 +184,7 @@ class _Ground:
 
     @classmethod
     def of(cls, lm: LM, requests: Sequence[EditRequest], fluency: Fluency | None, batch_size: int | None) -> _Ground:
-        told = [] if fluency is None else fluency_rows(stories(lm, requests, None, fluency), "before")
+        told = [] if fluency is None else fluency_rows(stories(lm, requests[:TOLD], None, fluency), "before")
         return cls(before=baseline(lm, requests, batch_size=batch_size), told=told)
 
 
@@ -217,7 +229,7 @@ class _Run:
         if fluency is None or not self.made:
             yield from self.frames.items()
             return
-        pairs = [pair for task, edits in self.made.items() for pair in zip(tasks[task], edits, strict=True)]
+        pairs = [pair for task, edits in self.made.items() for pair in zip(tasks[task][:TOLD], edits, strict=False)]
         told = stories(lm, [request for request, _ in pairs], [edit for _, edit in pairs], fluency)
         for task, frame in self.frames.items():
             own = {request.id for request in tasks[task]}
@@ -257,7 +269,8 @@ def metrics_of(
     """(state, measure) -> its number, for the measures that the table has rows for."""
     wanted = {measure.column for measure in measures}
     slim = frame.drop(columns=[s.column for s in STATISTICS if s.column not in wanted], errors="ignore")
-    found = {metric.passport.key: metric for metric in summarise(slim, resamples=resamples).metrics}
+    asked = {(m.protocol, m.group, m.subgroup, m.column) for m in measures}
+    found = {metric.passport.key: metric for metric in summarise(slim, resamples=resamples, only=asked).metrics}
     places = {(key[0], key[1], key[2], key[3], key[-1]): metric for key, metric in found.items()}
     result = {}
     for state in ("before", "after"):

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from paramem.benchmarking.bench import Bench
 from paramem.benchmarking.tasks import TASKS, Measure, Protocol
 from paramem.errors import BadInput, BadParameter
-from paramem.evaluation.intervals import Span, span, wilson
+from paramem.evaluation.intervals import Span, over_edits, span
 
 if TYPE_CHECKING:
     from paramem.taxonomy import Entry
@@ -36,8 +35,8 @@ def per_edit(bench: Bench, editor: str, tasks: Sequence[str], name: str, protoco
     for task in tasks:
         if (editor, task) not in bench.frames:
             raise BadInput(f"{editor} was not run on {task}: {bench.refused.get((editor, task), 'no such edits')}")
-        m, frame = measure_of(task, name, protocol), bench.frames[editor, task]
-        rows = frame[frame["state"].eq("after") & frame["protocol"].eq(m.protocol) & frame["group"].eq(m.group)]
+        m = measure_of(task, name, protocol)
+        rows = bench.after[editor, task].get((m.protocol, m.group), bench.frames[editor, task].iloc[:0])
         rows = rows if m.subgroup == "all" else rows[rows["subgroup"].eq(m.subgroup)]
         found.append(rows.groupby("request", sort=True)[m.column].mean().dropna())
     return pd.Series(pd.concat(found), dtype=np.float64)
@@ -47,18 +46,6 @@ def mean(bench: Bench, editor: str, tasks: Sequence[str], name: str, protocol: P
     """A measure of one editor over the edits of several tasks; nan where none of them has probes for it."""
     values = per_edit(bench, editor, tasks, name, protocol)
     return over_edits(values) if len(values) else Span(np.nan, np.nan, np.nan)
-
-
-def over_edits(values: ArrayLike) -> Span:
-    """The mean over edits with its 95 % interval: Wilson's where every edit counts fully or not, else the bootstrap's.
-
-    Raises BadParameter without a value.
-    """
-    numbers = np.asarray(values, dtype=np.float64)
-    found = span(numbers)
-    if np.isin(numbers, (0.0, 1.0)).all():
-        return Span(found.mean, *wilson(float(numbers.sum()), len(numbers)))
-    return found
 
 
 def difference(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from paramem.errors import BadParameter, PromptTooLong
 from paramem.evaluation.fluency import Fluency, generated_texts, generation_entropy
 from paramem.evaluation.plan import fluency_prompts
+from paramem.evaluation.side_by_side import as_read, can_share, inside
 from paramem.facts import EditRequest
-from paramem.interventions.abreast import abreast, fits
+from paramem.interventions.abreast import abreast
 
 if TYPE_CHECKING:
     from paramem.interventions import Intervention
@@ -38,13 +39,28 @@ def _texts(
     prompts = [prompt for _, prompt in asked]
     if edits is None:
         yield from _told(lm, prompts, how)
-    elif all(fits(lm, edit) for edit in edits):
-        with abreast(lm, edits, [i for i, _ in asked]) as edited:
-            yield from _told(edited, prompts, how)
+    elif all(can_share(lm, edit) for edit in edits):
+        yield from _told_abreast(lm, asked, edits, how)
     else:
         for i, prompt in asked:
             with edits[i].applied(lm) as edited:
                 yield from _told(edited, [prompt], how)
+
+
+def _told_abreast(
+    lm: LM, asked: Sequence[tuple[int, str]], edits: Sequence[Intervention], how: Fluency
+) -> list[str | None]:
+    """All texts in one generation; where a prompt has no room, the others have it still."""
+    read = [as_read(edits[i], prompt) for i, prompt in asked]
+    with abreast(lm, [inside(edit) for edit in edits], [i for i, _ in asked]) as edited:
+        told = _told(edited, read, how)
+    if told[0] is None and len(asked) > 1:
+        half = len(asked) // 2
+        return [text for some in (asked[:half], asked[half:]) for text in _told_abreast(lm, some, edits, how)]
+    return [
+        None if text is None else prompt + text[len(whole) :]
+        for (_, prompt), whole, text in zip(asked, read, told, strict=True)
+    ]
 
 
 def _told(lm: LM, prompts: Sequence[str], how: Fluency) -> Sequence[str | None]:

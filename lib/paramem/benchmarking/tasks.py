@@ -198,33 +198,36 @@ def spread(items: Sequence[T], most: int) -> tuple[T, ...]:
 
 
 def tasks_for(
-    lm: LM, dataset: str = "world", *, per_task: int = 4, probes: int = 2, seed: int = 0
+    lm: LM, dataset: str = "world", *, per_task: int | Mapping[str, int] = 4, probes: int = 2, seed: int = 0
 ) -> dict[str, tuple[EditRequest, ...]]:
     """Task -> at most `per_task` edits, with at most `probes` questions of each kind; tasks without data are absent.
 
+    per_task  one number for all tasks, or a number for each
     dataset  "world", or files and hub ids with commas between, in published formats. Of a world only edits of the test
              side are taken, and of what must stay only facts of such subjects: whatever was learned or chosen
              beforehand has seen neither.
     """
-    if per_task < 1:
-        raise BadParameter(f"per_task={per_task}: at least one edit a task.")
+    numbers = dict(per_task) if isinstance(per_task, Mapping) else dict.fromkeys(TASKS, per_task)
+    if numbers.keys() != TASKS.keys() or min(numbers.values()) < 1:
+        raise BadParameter(f"per_task={per_task}: at least one edit of each of the tasks {', '.join(TASKS)}.")
     found: dict[str, list[EditRequest]] = {}
-    for request in _requests(lm, dataset, per_task, seed):
+    for request in _requests(lm, dataset, numbers, seed):
         found.setdefault(task_of(request), []).append(request)
     return {
-        name: tuple(few_probes(request, probes) for request in found[name][:per_task])
+        name: tuple(few_probes(request, probes) for request in found[name][: numbers[name]])
         for name in TASKS
         if found.get(name)
     }
 
 
-def _requests(lm: LM, dataset: str, per_task: int, seed: int) -> Iterator[EditRequest]:
+def _requests(lm: LM, dataset: str, numbers: Mapping[str, int], seed: int) -> Iterator[EditRequest]:
     from paramem.material import edits_for, of_unseen_subjects, world_behind
     from paramem.world.tasks import tasks_of
 
     if dataset == "world":
         for task in tasks_of(world_behind(lm)):
-            yield from of_unseen_subjects(edits_for(lm, "world", n=per_task, seed=seed, part="test", task=task))
+            found = edits_for(lm, "world", n=numbers[task], seed=seed, part="test", task=task)
+            yield from of_unseen_subjects(found)
         return
     names = [name.strip() for name in dataset.split(",") if name.strip()]
     if not names:

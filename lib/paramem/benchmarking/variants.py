@@ -32,13 +32,15 @@ def variants_of(chosen: Sequence[Method], *, sequel: bool = False) -> tuple[Meth
 
 
 def beside(bench: Bench, others: Bench) -> Bench:
-    """The runs of `others` with, in front of each variant's, that of its method on the same task, out of `bench`."""
+    """The runs of `others` with, in front of each variant's, that of its method on the same edits, out of `bench`."""
+    asked = {task: set(frame["request"]) for (_, task), frame in others.frames.items()}
     frames: dict[tuple[str, str], pd.DataFrame] = {}
     known = {each.name: each for each in methods("editor")}
     for (editor, task), frame in sorted(others.frames.items(), key=lambda item: known[item[0][0]].variant_of or ""):
         main = known[editor].variant_of or editor
         if (main, task) in bench.frames:
-            frames[main, task] = bench.frames[main, task]
+            whole = bench.frames[main, task]
+            frames[main, task] = whole[whole["request"].isin(asked[task])].reset_index(drop=True)
         frames[editor, task] = frame
     return Bench(frames=frames, costs=others.costs, refused=others.refused)
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -137,23 +138,30 @@ def projected_delta(U: Tensor, K: Tensor, R: Tensor, written: Tensor | None, rid
     return as_part(R.double(), (U @ inside).T, R)
 
 
+class Found(TypedDict, total=False):
+    """What is known beforehand.
+
+    z: target states of these edits, found on the model as it is, (edits, d_model), in place of those that each batch
+    would look for. earlier: layer to K_p K_p' of edits that were made before and are to be kept.
+    """
+
+    z: Tensor | None
+    earlier: Mapping[int, Tensor] | None
+
+
 def alphaedit(
     lm: LM,
     requests: Sequence[EditRequest],
     settings: AlphaEditSettings,
     moments: Mapping[int, Tensor] | None = None,
-    *,
-    z: Tensor | None = None,
-    earlier: Mapping[int, Tensor] | None = None,
+    **found: Unpack[Found],
 ) -> WeightDelta:
-    """All edits, ``settings.batch`` at a time. moments: layer to ``cached_second_moment(lm, layer, texts)``. z: target
-    states of these edits that were found before on the model as it is, (edits, d_model), in place of those that each
-    batch would look for. earlier: layer to K_p K_p' of edits that were made before and are to be kept.
+    """All edits, ``settings.batch`` at a time. moments: layer to ``cached_second_moment(lm, layer, texts)``.
 
     Raises what `check_requests` raises, BadInput without the second moment of an edited layer or with one that leaves
     no direction free.
     """
-    *_, (_, total) = alphaedit_steps(lm, requests, settings, moments, z=z, earlier=earlier)
+    *_, (_, total) = alphaedit_steps(lm, requests, settings, moments, **found)
     return total
 
 
@@ -162,16 +170,15 @@ def alphaedit_steps(
     requests: Sequence[EditRequest],
     settings: AlphaEditSettings,
     moments: Mapping[int, Tensor] | None = None,
-    *,
-    z: Tensor | None = None,
-    earlier: Mapping[int, Tensor] | None = None,
+    **found: Unpack[Found],
 ) -> Iterator[tuple[int, WeightDelta]]:
     """As `alphaedit`, batch by batch: how many edits are made, and all of them as one change."""
     requests = check_requests(lm, requests, settings.layers)
     second = {layer: moment_of(moments, layer, "alphaedit") for layer in settings.layers}
     free = {layer: null_space(C, settings.energy) for layer, C in second.items()}
     ridge = {layer: settings.ridge * float(C.trace()) for layer, C in second.items()}
-    written: dict[int, Tensor | None] = dict.fromkeys(settings.layers) | dict(earlier or {})
+    written: dict[int, Tensor | None] = dict.fromkeys(settings.layers) | dict(found.get("earlier") or {})
+    z = found.get("z")
 
     def solve(layer: int, K: Tensor, R: Tensor) -> Dense | LowRank:
         return projected_delta(free[layer], K, R, written[layer], ridge[layer])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,8 +43,12 @@ class TfIdfIndex:
         return np.asarray(found.toarray(), dtype=np.float64)
 
 
-def tfidf(texts: Sequence[str]) -> TfIdfIndex:
-    """An index of words and pairs of adjacent words; raises `BadInput` when no text has any word."""
+@lru_cache(maxsize=8)
+def tfidf(texts: tuple[str, ...]) -> TfIdfIndex:
+    """An index of words and pairs of adjacent words, made once for the same texts.
+
+    Raises `BadInput` when no text has any word.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(token_pattern=WORDS, ngram_range=(1, 2), sublinear_tf=True)
@@ -97,7 +101,7 @@ def index(retriever: str, texts: Sequence[str]) -> Index:
     if not texts:
         raise BadInput("there is no text to search in")
     if retriever == "tfidf":
-        return tfidf(texts)
+        return tfidf(tuple(texts))
     if retriever.startswith("st:") and len(retriever) > len("st:"):
         return sentence_embeddings(retriever.removeprefix("st:"), texts)
     raise BadParameter(

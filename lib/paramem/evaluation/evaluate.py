@@ -24,10 +24,10 @@ from paramem.evaluation.fluency import Fluency
 from paramem.evaluation.plan import Plan, request_hash
 from paramem.evaluation.rows import table_rows
 from paramem.evaluation.saying import Asking, Said, answer_lengths, say
-from paramem.evaluation.side_by_side import say_each
+from paramem.evaluation.side_by_side import can_share, say_each
 from paramem.facts import EditRequest
 from paramem.interventions import Intervention
-from paramem.interventions.abreast import fits
+from paramem.interventions.prompt import Rewriting
 from paramem.models import LM, Batch
 
 Method = Callable[[LM, EditRequest], Intervention]
@@ -131,9 +131,9 @@ def _said(
     states = _states(lm, many, interventions)
     if isinstance(interventions, (Sequence, Mapping)) and before.how.fluency is None and not lm.patches:
         listed = list(states)
-        together = [i for i, (_, edit) in enumerate(listed) if fits(lm, edit)]
+        together = [i for i, (_, edit) in enumerate(listed) if can_share(lm, edit)]
         plans = [Plan.of(listed[i][0]) for i in together]
-        batches = [_rows(before, asked) for asked in plans]
+        batches = [_read(lm, before, asked, listed[i][1]) for i, asked in zip(together, plans, strict=True)]
         said = say_each(lm, plans, [listed[i][1] for i in together], batches, before.how) if len(together) > 1 else []
         found = dict(zip(together, zip(plans, said, strict=False), strict=False))
         for i, (group, edit) in enumerate(listed):
@@ -146,6 +146,11 @@ def _said(
     for group, edit in states:
         asked = plan if len(group) == len(many) else Plan.of(group)
         yield asked, group, _edited(lm, before, asked, group, edit)
+
+
+def _read(lm: LM, before: Baseline, plan: Plan, edit: Intervention) -> Batch:
+    """The pairs of a plan as the edited model reads them."""
+    return encode_pairs(lm.with_(rewrites=(edit,)), plan.pairs) if isinstance(edit, Rewriting) else _rows(before, plan)
 
 
 def _rows(before: Baseline, plan: Plan) -> Batch:

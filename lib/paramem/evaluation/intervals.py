@@ -12,17 +12,31 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from paramem.decisions import Decision
 from paramem.errors import BadParameter
 
 Interval = tuple[float, float]
 
 
 class Span(NamedTuple):
-    """A mean and its 95 % bootstrap interval."""
+    """A mean and its 95 % interval, and on which side of a limit it lies.
+
+    An interval that straddles the limit decides nothing, unless it is so narrow that what lies beyond the limit would
+    be too small to speak of.
+    """
 
     mean: float
     low: float
     high: float
+
+    def above(self, limit: float = 0.0, *, negligible: float = 0.0) -> Decision:
+        """Holds where the whole interval lies above the limit; does not where none of it lies `negligible` above it."""
+        holds = bool(self.low > limit)
+        return Decision(holds, holds or bool(self.high <= limit + negligible))
+
+    def below(self, limit: float = 0.0, *, negligible: float = 0.0) -> Decision:
+        """Holds where the whole interval lies below the limit; does not where none of it lies `negligible` below it."""
+        return Span(-self.mean, -self.high, -self.low).above(-limit, negligible=negligible)
 
 
 def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
@@ -71,6 +85,19 @@ def span(values: ArrayLike, seed: int = 0) -> Span:
     numbers = numbers[~np.isnan(numbers)]
     low, high = bootstrap(numbers, np.random.default_rng(seed))
     return Span(float(numbers.mean()), low, high)
+
+
+def over_edits(values: ArrayLike) -> Span:
+    """The mean over edits with its 95 % interval: Wilson's where every edit counts fully or not, else the bootstrap's.
+
+    Raises BadParameter without a value.
+    """
+    found = span(values)
+    numbers = np.asarray(values, dtype=np.float64)
+    numbers = numbers[~np.isnan(numbers)]
+    if np.isin(numbers, (0.0, 1.0)).all():
+        return Span(found.mean, *wilson(float(numbers.sum()), len(numbers)))
+    return found
 
 
 def paired(one: ArrayLike, other: ArrayLike, seed: int = 0) -> Span:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from paramem.errors import BadInput
-from paramem.evaluation.answers import Answers, Pair, ask
+from paramem.evaluation.answers import Answers, Pair, ask, encode_pairs
 from paramem.facts import EditRequest, Fact, Probe
 from paramem.interventions import Intervention
-from paramem.models import LM
+from paramem.models import LM, Batch
 
 KINDS = ("template", "paraphrase", "withheld", "question", "inverse", "consequence")
 
@@ -32,6 +32,7 @@ class Asked:
     kinds: tuple[str, ...]
     questions: tuple[tuple[int, str, Probe], ...]  # (index of the fact, kind, probe)
     place: dict[Pair, int]
+    batch: Batch  # the pairs as rows
     answers: Answers
     model_hash: str
 
@@ -45,8 +46,10 @@ class Asked:
             forms.setdefault(question[0], []).append(question)
         chosen = tuple(own[(index + number) % len(own)] for index, own in sorted(forms.items()))
         pairs = dict.fromkeys((probe.prompt, probe.target) for _, _, probe in chosen)
-        answers = self.answers.rows([self.place[pair] for pair in pairs])
-        return replace(self, questions=chosen, place={pair: i for i, pair in enumerate(pairs)}, answers=answers)
+        rows = [self.place[pair] for pair in pairs]
+        place = {pair: i for i, pair in enumerate(pairs)}
+        batch, answers = self.batch.rows(torch.tensor(rows)), self.answers.rows(rows)
+        return replace(self, questions=chosen, place=place, batch=batch, answers=answers)
 
 
 def ripple(
@@ -84,7 +87,8 @@ def ripple(
     columns |= _columns(asked, asked.answers, "before")
     if edit is not None:
         with edit.applied(lm) as edited:
-            answers = ask(edited, list(asked.place), batch_size=batch_size)
+            pairs = asked.batch if edited.rewrites == lm.rewrites else list(asked.place)
+            answers = ask(edited, pairs, batch_size=batch_size)
         columns |= _columns(asked, answers, "after") | _moved(asked, answers)
         if request is not None:
             columns["says_new"] = _begins_with_new(asked, answers, lm, request)
@@ -104,12 +108,14 @@ def ask_all(
         raise BadInput(f"none of the {len(many)} facts has a question of the kinds {', '.join(kinds)}")
     pairs = dict.fromkeys((probe.prompt, probe.target) for _, _, probe in questions)
     place = {pair: index for index, pair in enumerate(pairs)}
-    answers = ask(lm, list(place), batch_size=batch_size)
+    batch = encode_pairs(lm, list(place))
+    answers = ask(lm, batch, batch_size=batch_size)
     return Asked(
         facts=many,
         kinds=tuple(kinds),
         questions=questions,
         place=place,
+        batch=batch,
         answers=answers,
         model_hash=lm.fingerprint(),
     )

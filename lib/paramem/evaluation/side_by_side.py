@@ -2,7 +2,7 @@
 
 A model state of its own for each edit makes as many forwards as there are edits, each of a dozen rows. Edits that
 `paramem.interventions.abreast` can run give every row the weights of its own edit instead, and all questions about all
-edits share forwards and steps of generation.
+edits share forwards and steps of generation. So do edits that are text around a prompt: their rows are other prompts.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from paramem.errors import PromptTooLong
 from paramem.evaluation.answers import Answers, ask_chunk, chunks_of, joined_answers
 from paramem.evaluation.plan import Plan
 from paramem.evaluation.saying import Asking, Said, Tokens, read_off, targets_of
 from paramem.generation import Sampling, decode, end_tokens, generate_tokens
-from paramem.interventions import Intervention
-from paramem.interventions.abreast import abreast
+from paramem.interventions import Intervention, ModulePatch, WeightDelta
+from paramem.interventions.abreast import abreast, fits
+from paramem.interventions.prompt import Rewriting
 from paramem.models import LM, Batch
 
 PROMPTS_AT_ONCE = 64  # rows of one generation; a forward of one new token has as many tokens as rows
@@ -27,7 +29,8 @@ Waiting = list[tuple[int, str]]  # plan, prompt
 def say_each(
     lm: LM, plans: Sequence[Plan], edits: Sequence[Intervention], batches: Sequence[Batch], how: Asking
 ) -> list[Said]:
-    """What the model says to ``plans[i]`` under ``edits[i]``, all of which `fits`; batches: the pairs of each plan.
+    """What the model says to ``plans[i]`` under ``edits[i]``, each `can_share`; batches: the pairs of each plan as the
+    edited model reads them.
 
     Texts for fluency are not told. The answers are those of `say`, edit by edit, up to rounding.
     """
@@ -43,12 +46,33 @@ def say_each(
             place=plan.place,
             answers=own,
             wanted=targets,
-            texts=dict(zip(said, decode(lm, list(said), list(said.values())), strict=True)) if said else {},
+            texts=_texts(lm, edit, said),
             tokens=said,
             stories={},
         )
-        for plan, own, targets, said in zip(plans, each, wanted, spoken, strict=True)
+        for plan, edit, own, targets, said in zip(plans, edits, each, wanted, spoken, strict=True)
     ]
+
+
+def can_share(lm: LM, edit: Intervention) -> bool:
+    """Whether the edited model can answer beside others, in shared forwards of the model as it is."""
+    return fits(lm, edit) or (isinstance(edit, Rewriting) and not lm.rewrites)
+
+
+def as_read(edit: Intervention, prompt: str) -> str:
+    """The prompt as the model under this edit reads it."""
+    return edit.reading(prompt) if isinstance(edit, Rewriting) else prompt
+
+
+def inside(edit: Intervention) -> Intervention:
+    """What the edit changes in the model, for `abreast`: of text around prompts, nothing."""
+    return WeightDelta({}) if isinstance(edit, Rewriting) else edit
+
+
+def _texts(lm: LM, edit: Intervention, said: Mapping[str, Tokens]) -> dict[str, str]:
+    if not said:
+        return {}
+    return dict(zip(said, decode(lm, [as_read(edit, each) for each in said], list(said.values())), strict=True))
 
 
 @torch.no_grad()
@@ -56,7 +80,7 @@ def _asked(lm: LM, edits: Sequence[Intervention], batch: Batch, owners: Tensor, 
     parts, chunks = [], list(chunks_of(lm, batch, how.batch_size))
     for chunk in chunks:
         present, own = torch.unique(owners[chunk], return_inverse=True)
-        with abreast(lm, [edits[i] for i in present.tolist()], own) as edited:
+        with abreast(lm, [inside(edits[i]) for i in present.tolist()], own) as edited:
             parts.append(ask_chunk(edited, batch.rows(chunk), how.keep_next))
     return joined_answers(parts, torch.cat(chunks))
 
@@ -74,7 +98,9 @@ def _spoken(
     known: list[dict[str, Tokens]] = []
     waiting: Waiting = []
     for number, (plan, own, targets) in enumerate(zip(plans, answers, wanted, strict=True)):
-        known.append(read_off(plan, own, targets, lengths, ends))
+        # a patch may act on fed tokens otherwise than on generated ones: what it says is not read off
+        patched = isinstance(edits[number], ModulePatch)
+        known.append({} if patched else read_off(plan, own, targets, lengths, ends))
         waiting += [(number, prompt) for prompt in plan.prompts if prompt not in known[-1]]
     for number, prompt, tokens in _generated(lm, edits, waiting, lengths, how):
         known[number][prompt] = tokens
@@ -90,10 +116,20 @@ def _generated(
     size = how.batch_size or PROMPTS_AT_ONCE
     for start in range(0, len(ordered), size):
         chunk = ordered[start : start + size]
-        present = sorted({number for number, _ in chunk})
-        sampling = Sampling(max_new_tokens=max(lengths[prompt] for _, prompt in chunk))
-        with abreast(lm, [edits[i] for i in present], [present.index(number) for number, _ in chunk]) as edited:
-            said = generate_tokens(edited, [prompt for _, prompt in chunk], sampling)
-        for (number, prompt), tokens in zip(chunk, said, strict=True):
+        for (number, prompt), tokens in zip(chunk, _continued(lm, edits, chunk, lengths), strict=True):
             found.append((number, prompt, tokens[: lengths[prompt]]))
     return found
+
+
+def _continued(lm: LM, edits: Sequence[Intervention], chunk: Waiting, lengths: Mapping[str, int]) -> list[Tokens]:
+    present = sorted({number for number, _ in chunk})
+    sampling = Sampling(max_new_tokens=max(lengths[prompt] for _, prompt in chunk))
+    owners = [present.index(number) for number, _ in chunk]
+    try:
+        with abreast(lm, [inside(edits[i]) for i in present], owners) as edited:
+            return generate_tokens(edited, [as_read(edits[number], prompt) for number, prompt in chunk], sampling)
+    except PromptTooLong:  # a long prompt may have room for its own answer, and none for the longest of the others
+        if len(chunk) == 1:
+            raise
+        half = len(chunk) // 2
+        return [tokens for some in (chunk[:half], chunk[half:]) for tokens in _continued(lm, edits, some, lengths)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -107,6 +107,7 @@ def summarise(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
+    only: Collection[tuple[str, str, str, str]] | None = None,
 ) -> Summary:
     """Means over requests for every group, state, protocol and statistic of a table of `evaluate`.
 
@@ -114,6 +115,7 @@ def summarise(
     conditions  "applied" leaves out probes whose preconditions the unedited model does not meet
     subgroups   also a number for each subgroup ("locality/relation"), besides "all"
     interval    over requests; "auto" is Wilson's where every request's mean is 0 or 1, else the bootstrap
+    only        the numbers of these (protocol, group, subgroup, column), and no others
 
     Probes that form one test (RippleEdits) count once. Raises BadInput for a table of several models or edits: the mean
     of two models is no number of either.
@@ -131,7 +133,9 @@ def summarise(
         frame = frame[frame["eligible"].astype(bool)]
     table = _Table.of(frame)
     return Summary(
-        tuple(metric for rows, labels in _parts(frame, subgroups) for metric in _metrics(table, rows, labels, how))
+        tuple(
+            metric for rows, labels in _parts(frame, subgroups) for metric in _metrics(table, rows, labels, how, only)
+        )
     )
 
 
@@ -186,9 +190,16 @@ def _parts(frame: pd.DataFrame, subgroups: bool) -> Iterator[tuple[Integers, dic
             yield rows[(part == subgroup).to_numpy()], labels | {"subgroup": str(subgroup)}
 
 
-def _metrics(table: _Table, rows: Integers, labels: dict[str, str], how: _How) -> Iterator[Metric]:
+def _metrics(
+    table: _Table,
+    rows: Integers,
+    labels: dict[str, str],
+    how: _How,
+    only: Collection[tuple[str, str, str, str]] | None,
+) -> Iterator[Metric]:
+    place = labels["protocol"], labels["group"], labels["subgroup"]
     for statistic in STATISTICS:
-        if statistic.column in table.values:
+        if statistic.column in table.values and (only is None or (*place, statistic.column) in only):
             known = rows[~np.isnan(table.values[statistic.column][rows])]
             if len(known):
                 yield _metric(table, known, statistic, labels, how)

@@ -8,8 +8,8 @@
 
 A forward of a few rows costs nearly what one of many rows does, and texts generated token by token cost a forward per
 token; so twenty edits are asked together in a fraction of the time. It works for changes of matrices that a linear
-layer multiplies with, which is what editors of weights make: x (W + D_i) = x W + x D_i. The model's own weights are not
-touched.
+layer multiplies with, which is what editors of weights make: x (W + D_i) = x W + x D_i; and for codebooks and added
+neurons, which look at one row's states to change that row's. The model's own weights are not touched.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from paramem.errors import BadParameter, IncompatibleIntervention
+from paramem.hooks import TokenLayout, attach, current_layout
 from paramem.interventions.base import Intervention
 from paramem.interventions.delta import LowRank, WeightDelta
+from paramem.interventions.module import ModulePatch
 
 if TYPE_CHECKING:
     from paramem.interventions.delta import Part
@@ -35,6 +37,8 @@ Change = Callable[[Tensor, Tensor], None]  # adds to an answer (rows, tokens, ou
 
 def fits(lm: LM, edit: Intervention) -> bool:
     """Whether `abreast` can run this edit."""
+    if isinstance(edit, ModulePatch):
+        return True
     return isinstance(edit, WeightDelta) and all(_linear(lm, name) is not None for name in edit.parts)
 
 
@@ -59,20 +63,60 @@ def abreast(lm: LM, edits: Sequence[Intervention], owners: Sequence[int] | Tenso
     rows = torch.as_tensor(range(len(edits)) if owners is None else owners, dtype=torch.long)
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(edits):
         raise BadParameter(f"owners name edits up to {int(rows.max())}, and there are {len(edits)}, counted from 0.")
-    by_module: dict[str, dict[str, dict[int, Part]]] = {}
     for number, edit in enumerate(edits):
-        if not isinstance(edit, WeightDelta) or not fits(lm, edit):
+        if not fits(lm, edit):
             raise IncompatibleIntervention(
                 f"edit {number}, a {type(edit).__name__}, changes more than linear layers: apply it alone."
             )
-        for name, part in edit.parts.items():
-            path, _, kind = name.rpartition(".")
-            by_module.setdefault(path, {}).setdefault(kind, {})[number] = part
+    patches = {number: edit for number, edit in enumerate(edits) if isinstance(edit, ModulePatch)}
     with ExitStack() as stack:
-        for path, parts in sorted(by_module.items()):
+        for path, parts in sorted(_by_module(edits).items()):
             module = lm.model.get_submodule(path)
             stack.callback(module.register_forward_hook(_adder(module, parts, rows.to(lm.device))).remove)
+        for patch in patches.values():
+            patch.check(lm)
+        for sites in dict.fromkeys((patch.reads, patch.writes) for patch in patches.values()):
+            some = {number: patch for number, patch in patches.items() if (patch.reads, patch.writes) == sites}
+            read, write = _patcher(some, rows.to(lm.device))
+            stack.callback(attach(lm.arch.hook_point(sites[0]), read, reads_only=True).remove)
+            stack.callback(attach(lm.arch.hook_point(sites[1]), write).remove)
         yield lm
+
+
+def _by_module(edits: Sequence[Intervention]) -> dict[str, dict[str, dict[int, Part]]]:
+    """Module to "weight" or "bias" to the number of an edit to what it changes there."""
+    found: dict[str, dict[str, dict[int, Part]]] = {}
+    for number, edit in enumerate(edits):
+        for name, part in edit.parts.items() if isinstance(edit, WeightDelta) else ():
+            path, _, kind = name.rpartition(".")
+            found.setdefault(path, {}).setdefault(kind, {})[number] = part
+    return found
+
+
+def _patcher(
+    patches: Mapping[int, ModulePatch], owners: Tensor
+) -> tuple[Callable[[Tensor], None], Callable[[Tensor], Tensor]]:
+    """What reads the states of all rows, and what puts each patch's own states into its rows."""
+    query: list[Tensor] = []
+    mine = [(patch, rows) for n, patch in patches.items() if len(rows := (owners == n).nonzero()[:, 0])]
+
+    def read(state: Tensor) -> None:
+        query[:] = [state]
+
+    def write(state: Tensor) -> Tensor:
+        _check_rows(state, owners)
+        asked, layout, changed = query.pop().to(state), current_layout(state), state.clone()
+        for patch, rows in mine:
+            own = TokenLayout(*(column[rows] for column in layout))
+            changed[rows] = patch.transform(asked[rows], state[rows], own)
+        return changed
+
+    return read, write
+
+
+def _check_rows(state: Tensor, owners: Tensor) -> None:
+    if len(state) != len(owners):
+        raise IncompatibleIntervention(f"{len(owners)} rows run abreast, and a forward has {len(state)} rows.")
 
 
 def _adder(module: nn.Module, parts: Mapping[str, Mapping[int, Part]], owners: Tensor) -> Callable[..., Tensor]:
@@ -87,8 +131,7 @@ def _adder(module: nn.Module, parts: Mapping[str, Mapping[int, Part]], owners: T
         changes.append(_bias(part.dense(), (owners == number).nonzero()[:, 0]))
 
     def add(_: nn.Module, given: tuple[Any, ...], answer: Tensor) -> Tensor:
-        if len(answer) != len(owners):
-            raise IncompatibleIntervention(f"{len(owners)} rows run abreast, and a forward has {len(answer)} rows.")
+        _check_rows(answer, owners)
         changed = answer.clone()
         for change in changes:
             change(changed, given[0])

@@ -41,7 +41,7 @@ class ModulePatch(Intervention):
     @contextmanager
     def applied(self, lm: LM) -> Iterator[LM]:
         """Change the states in every forward of the model inside the context, however it is called."""
-        self._check(lm)
+        self.check(lm)
         query: list[Tensor] = []
 
         def read(state: Tensor) -> None:
@@ -55,7 +55,8 @@ class ModulePatch(Intervention):
             stack.callback(attach(lm.arch.hook_point(self.writes), write).remove)
             yield lm.with_(patches=(*lm.patches, self))
 
-    def _check(self, lm: LM) -> None:
+    def check(self, lm: LM) -> None:
+        """Raises `IncompatibleIntervention` where the widths are not those of this model."""
         for site, width in zip((self.reads, self.writes), self.widths, strict=True):
             try:
                 found = lm.arch.width(site)

@@ -31,6 +31,11 @@ class Rewriting(Intervention):
     def around(self, prompt: str) -> tuple[str, str]:
         """What comes before this prompt and what comes after it."""
 
+    def reading(self, prompt: str) -> str:
+        """The prompt as the model reads it."""
+        before, after = self.around(prompt)
+        return before + prompt + after
+
     @contextmanager
     def applied(self, lm: LM) -> Iterator[LM]:
         """A model whose prompts are rewritten in `encode`, and so in scoring and generation."""

@@ -9,6 +9,7 @@ untested. A new method is one row in the file of its kind or phase, beside this 
 from __future__ import annotations
 
 from paramem.errors import BadParameter
+from paramem.findings import nearest
 from paramem.registry.association import ASSOCIATION
 from paramem.registry.detection import DETECTION
 from paramem.registry.mastery import MASTERY
@@ -35,4 +36,6 @@ def method(name: str) -> Method:
     for each in METHODS:
         if each.name == name:
             return each
-    raise BadParameter(f"no method {name!r}; registered: {', '.join(each.name for each in METHODS)}")
+    known = [each.name for each in METHODS]
+    hint = " ".join(filter(None, (nearest(name, known), f"registered: {', '.join(known)}")))
+    raise BadParameter(f"no method {name!r}; {hint}")

@@ -65,7 +65,7 @@ def _claim(claim: ClaimView) -> dict[str, Any]:
         "says": claim.says,
         "own": claim.own,
         "verdict": claim.verdict,
-        "holds": f"{claim.k} of {claim.n}" if claim.n else "",
+        "holds": claim.held,
         "reported": "; ".join(claim.reported),
         "ours": "; ".join(claim.ours),
     }

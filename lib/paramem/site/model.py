@@ -8,7 +8,7 @@ from functools import cached_property
 
 from paramem import registry
 from paramem.bibliography import Paper, load_papers
-from paramem.claims import Verdict, show
+from paramem.claims import Verdict, held_on, show
 from paramem.project import Project
 from paramem.report import Score, committed_results, scores
 from paramem.results import ClaimResult, NotebookResults
@@ -21,12 +21,12 @@ VERDICTS = (*(verdict.value for verdict in Verdict), UNMEASURED)
 
 @dataclass(frozen=True, kw_only=True)
 class TestbedRow:
-    """One claim on one testbed, as text."""
+    """One claim on one testbed, as text; ``found`` is yes, no or undecided."""
 
     __test__ = False  # not a test, whatever its name begins with
 
     testbed: str
-    holds: bool
+    found: str
     measured: tuple[tuple[str, str], ...]
     note: str
 
@@ -38,7 +38,8 @@ class ClaimView:
     Attributes:
         verdict: one of `VERDICTS`.
         ours: measured quantities over the testbeds, one text each.
-        k, n: holds on ``k`` of ``n`` testbeds; n is 0 where nothing is counted.
+        k, n, undecided: holds on ``k`` of ``n`` testbeds, undecided on some of the others; n is 0 where nothing is
+            counted.
         contradicted_by: bib keys.
         own: a statement of ours, which the paper does not make.
     """
@@ -54,9 +55,15 @@ class ClaimView:
     ours: tuple[str, ...] = ()
     k: int = 0
     n: int = 0
+    undecided: int = 0
     rows: tuple[TestbedRow, ...] = ()
     contradicted_by: tuple[str, ...] = ()
     own: bool = False
+
+    @property
+    def held(self) -> str:
+        """``1 of 4, 2 undecided``; empty where nothing is counted."""
+        return held_on(self.k, self.n, self.undecided) if self.n else ""
 
     @property
     def id(self) -> str:
@@ -225,6 +232,7 @@ def _claim(line: Score, found: ClaimResult | None) -> ClaimView:
         ours=tuple(filter(None, line.ours.split("; "))),
         k=counted.k if counted else 0,
         n=counted.n if counted else 0,
+        undecided=counted.undecided if counted else 0,
         rows=tuple(_rows(counted)) if counted else (),
         contradicted_by=line.contradicted_by,
         own=line.origin == "ours",
@@ -234,7 +242,8 @@ def _claim(line: Score, found: ClaimResult | None) -> ClaimView:
 def _rows(found: ClaimResult) -> Iterator[TestbedRow]:
     for testbed, row in found.rows.items():
         measured = tuple((name.replace("_", " "), show(value)) for name, value in row.measured.items())
-        yield TestbedRow(testbed=testbed, holds=row.holds, measured=measured, note=row.note)
+        answer = ("yes" if row.holds else "no") if row.decided else str(row.decision)
+        yield TestbedRow(testbed=testbed, found=answer, measured=measured, note=row.note)
 
 
 def _paper(key: str, taxonomy: Taxonomy, paper: Paper, claims: Iterable[ClaimView]) -> PaperView:

@@ -35,7 +35,8 @@ NOTEBOOKS = (
 )
 SCOREBOARD = (
     "A claim is measured on every testbed of its notebook. It counts as reproduced when it holds on at least five of "
-    "six, as weaker when it holds on at least half. A claim that does not hold here is a result, and stays. "
+    "six, as weaker when it holds on at least half, and as undecided when less than half hold and those that could not "
+    "tell might have changed that. A claim that does not hold here is a result, and stays. "
 )
 
 

@@ -154,7 +154,7 @@ def _each_testbed(rows: tuple[TestbedRow, ...]) -> Html:
     for row in rows:
         values = dict(row.measured)
         cells = [
-            "yes" if row.holds else "no",
+            row.found,
             *(values.get(name, "") for name in names),
             *([row.note] if notes else []),
         ]

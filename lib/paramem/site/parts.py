@@ -84,13 +84,15 @@ def slug(text: str) -> str:
 
 
 def dots(claim: ClaimView) -> Html | None:
-    """k of n as filled and empty dots, and in words."""
+    """k of n as filled and empty dots, those that could not tell half filled, and in words."""
     if not claim.n:
         return None
+    against = claim.n - claim.k - claim.undecided
+    words = f" holds on {claim.k} of {claim.n} testbeds" + (f", {claim.undecided} undecided" if claim.undecided else "")
     return tag(
         "span",
-        tag("span", "●" * claim.k + "○" * (claim.n - claim.k), class_="pm-dots", aria_hidden="true"),
-        f" holds on {claim.k} of {claim.n} testbeds",
+        tag("span", "●" * claim.k + "◐" * claim.undecided + "○" * against, class_="pm-dots", aria_hidden="true"),
+        words,
         class_="pm-held",
     )
 

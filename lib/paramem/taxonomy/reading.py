@@ -51,7 +51,7 @@ class Taxonomy:
         }
 
     def claims_of(self, notebook: str, testbed: str | None = None) -> tuple[str, ...]:
-        """The ids of the claims that a notebook has to measure; with a testbed, of those that it can decide."""
+        """The ids of the claims that a notebook has to measure; with a testbed, of those that are asked there."""
         return tuple(
             claim_id
             for claim_id, claim in self.claims.items()
@@ -59,8 +59,8 @@ class Taxonomy:
             if testbed is None or not claim.testbeds or testbed in claim.testbeds
         )
 
-    def testbeds_deciding(self, claim_id: str) -> tuple[str, ...]:
-        """The testbeds that a claim is counted over, in the order of its notebook."""
+    def testbeds_asked(self, claim_id: str) -> tuple[str, ...]:
+        """The testbeds that a claim is counted over, in the order of its notebook, whatever they can tell."""
         claim = self.claims[claim_id]
         return tuple(each for each in self.testbeds_of(claim.notebook or "") if each in (claim.testbeds or (each,)))
 

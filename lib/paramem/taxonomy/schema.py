@@ -104,7 +104,8 @@ class Claim(Schema):
             and shown like the others, and never counted as a reproduction.
         where: where it stands in the paper; None where that was not read.
         notebook: the notebook that measures it.
-        testbeds: those of the notebook's testbeds that can decide it; empty where all can.
+        testbeds: those of the notebook's testbeds that are asked, because the others lack what it speaks of; empty
+            where all are. This is settled before measuring; one that is asked and cannot tell counts as undecided.
         reported: the paper's numbers.
         measured: the measured quantities to set beside them on the scoreboard; the first one when none is named.
         status: set only where nothing is measured; ``reason`` says why. Both follow from the entry's status where it
