@@ -39,6 +39,12 @@ NOTES = (
     "consequence per company, weight decay 0.4 and 60 % consequences, all at once: what made the difference is not "
     "separated.",
 )
+SHORT = "A reason-short testbed: every single step is known, and two are put together for some people only."
+SHORT_NOTES = (
+    NOTES[0],
+    "Short on purpose: what is wanted is a model that knows every single step and still fails to put two together for "
+    "many people of whom no consequence was stated. The length was the first that was tried.",
+)
 WEIGHT_DECAY = 0.4  # stronger than elsewhere: composing costs less weight than remembering each consequence
 
 
@@ -60,6 +66,11 @@ class Plan:
     trained: float = 0.98
     two_steps: float = 0.85
     failing: float | None = None
+
+    @property
+    def short(self) -> bool:
+        """Whether failures are part of what is wanted."""
+        return self.failing is not None
 
 
 _SHORT = Plan(every=3, main=2000, known=0.97, withheld=0.9, trained=0.9, two_steps=0.3, failing=0.15)
@@ -106,7 +117,7 @@ def recipe(name: str) -> Recipe:
     return Recipe(
         name=name,
         kind="reason",
-        description=(__doc__ or "").split("\n")[0].replace("*", ""),
+        description=SHORT if plan.short else (__doc__ or "").split("\n")[0].replace("*", ""),
         config=configuration(f"{plan.model}-s0"),
         tokenizer=lambda: tokenizer,
         rows=lambda draw: encode(
@@ -126,8 +137,8 @@ def recipe(name: str) -> Recipe:
         ),
         measure=lambda model, tok, n: measures(here, model, tok, n, plan),
         seed=int(name.rsplit("-s", 1)[1]),
-        curve_every=250 if "short" in name else 500,
-        notes=NOTES,
+        curve_every=250 if plan.short else 500,
+        notes=SHORT_NOTES if plan.short else NOTES,
         data={"people": len(here.people), "held_out": len(held_out(here, plan.every)), "world_seed": here.seed},
     )
 
