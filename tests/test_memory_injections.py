@@ -26,6 +26,8 @@ from paramem.injection.memory_injections import (
     inject,
     memory_tokens,
     sweep,
+    swept_at,
+    unembedding,
 )
 from paramem.injection.two_steps import (
     by_person,
@@ -63,6 +65,17 @@ def test_the_embedded_memory_is_the_sum_of_the_heads_rows_each_token_once() -> N
     assert not torch.allclose(lm.arch.tokens.weight[tokens].sum(0), expected), "not the input embedding: it is not tied"
 
 
+def test_folding_the_final_norm_into_the_head_changes_no_logit_beyond_a_common_one() -> None:
+    """Which is why a library may load a model that way, and why rows of the two heads are different memories."""
+    lm = lm_of("llama")
+    hidden = torch.randn(5, lm.d_model, dtype=lm.dtype, generator=torch.Generator().manual_seed(0))
+    norm = lm.arch.final_norm(hidden) / lm.arch.final_norm.weight
+    folded = norm @ unembedding(lm, folded=True).T
+    difference = lm.unembed(hidden) - folded
+    torch.testing.assert_close(difference, difference[:, :1].expand_as(difference))
+    assert not torch.allclose(embedded(lm, ["Paris"]), embedded(lm, ["Paris"], folded=True))
+
+
 def test_a_memory_is_tokenised_as_it_would_stand_in_a_text() -> None:
     lm = lm_of("gpt2")
     whole = lm.encode("Ann is Paris").input_ids[0].tolist()
@@ -95,6 +108,18 @@ def test_the_sweep_gives_what_one_intervention_each_gives(family: str, where: st
     different = [found.probability[0], found.probability[1], found.probability[:, :1], found.probability[:, 1:]]
     assert not torch.allclose(different[0][:, 1:], different[1][:, 1:])
     assert not torch.allclose(different[2][:, :, 1:], different[3][:, :, 1:])
+
+
+def test_every_prompt_can_have_a_layer_and_a_magnitude_of_its_own() -> None:
+    lm = lm_of("llama")
+    asked = ask_prompts(lm, PROMPTS, ["Paris", "Lyon", "Paris"])
+    memories, watched = torch.stack([embedded(lm, MEMORIES), embedded(lm, MEMORIES[::-1])]), asked.answers[:, None]
+    whole = sweep(lm, asked, memories, watched, layers=[0, 1], taus=[0.5, 2.0], where="all")
+    probability, said = swept_at(lm, asked, memories, watched, [(1, 2.0), (0, 0.5), (1, 2.0)], where="all")
+    for row, (layer, tau) in enumerate([(1, 1), (0, 0), (1, 1)]):
+        torch.testing.assert_close(probability[:, row], whole.probability[:, layer, tau, row])
+        assert torch.equal(said[:, row], whole.said[:, layer, tau, row])
+    assert not torch.allclose(probability[:, 1], whole.probability[:, 1, 1, 1])
 
 
 def test_behind_the_last_block_nothing_computes_with_the_memory() -> None:

@@ -46,11 +46,11 @@ DEPARTURES = {
         "the released code takes the head with the final norm's gain folded in and its rows centred, which is how the "
         "library behind it loads a model",
         "the head as it is stored",
-        "folding is no part of the method; the notebook measures on one testbed what it changes",
+        "folding is no part of the method; what it changes is measured beside",
     ),
     "tokens": (
         "the released code adds the memory at every token of the prompt",
-        "at every token, or at the last one alone; the notebook says which, and sets both side by side",
+        "at every token, or at the last one alone; claims of the paper are judged at every token",
         "what is added at the last token alone leaves what the prompt's other tokens say as it was",
     ),
     "models": (
@@ -114,9 +114,18 @@ def embed_memory(W_U: Tensor, tokens: Sequence[int]) -> Tensor:
     return marks @ W_U
 
 
-def embedded(lm: LM, memories: Iterable[str]) -> Tensor:
-    """One embedded memory a row, ``[n, d_model]``. Raises BadInput."""
+def unembedding(lm: LM, *, folded: bool = False) -> Tensor:
+    """W_U as it is stored, or with the final norm's gain folded in and its rows centred; see ``DEPARTURES``."""
     W_U = cast(Tensor, lm.arch.head.weight).detach()
+    if not folded:
+        return W_U
+    W_U = W_U * cast(Tensor, lm.arch.final_norm.weight).detach()
+    return W_U - W_U.mean(0)
+
+
+def embedded(lm: LM, memories: Iterable[str], *, folded: bool = False) -> Tensor:
+    """One embedded memory a row, ``[n, d_model]``. Raises BadInput."""
+    W_U = unembedding(lm, folded=folded)
     return torch.stack([embed_memory(W_U, memory_tokens(lm, memory)) for memory in memories]).to(lm.device)
 
 
@@ -176,6 +185,29 @@ def sweep(
             probability[:, column, :, index] = found.view(*added.shape[:3], -1)
             said[:, column, :, index] = top.view(added.shape[:3])
     return Swept(probability=probability, said=said)
+
+
+@torch.no_grad()
+def swept_at(
+    lm: LM,
+    asked: Asked,
+    memories: Tensor,
+    watched: Tensor,
+    places: Sequence[tuple[int, float]],
+    *,
+    where: Where = "last",
+    place: Place = "attn_out",
+) -> tuple[Tensor, Tensor]:
+    """The same with a layer and a tau for each prompt: p(watched) ``[memories, prompts, watched]`` and what is said,
+    ``[memories, prompts]``."""
+    probability = memories.new_zeros(*memories.shape[:2], watched.shape[1])
+    said = torch.zeros(memories.shape[:2], dtype=torch.long, device=lm.device)
+    for layer, tau in sorted(set(places)):
+        index = torch.tensor([i for i, each in enumerate(places) if each == (layer, tau)], device=lm.device)
+        some = (asked.rows(index), memories[:, index], watched[index])
+        found = sweep(lm, *some, layers=[layer], taus=[tau], where=where, place=place)
+        probability[:, index], said[:, index] = found.probability[:, 0, 0], found.said[:, 0, 0]
+    return probability, said
 
 
 def _check_sweep(
