@@ -52,18 +52,14 @@ WEIGHT_DECAY = 0.4  # stronger than elsewhere: composing costs less weight than 
 class Plan:
     """How a testbed is trained, and what its card asks for.
 
-    One person in `every` is held out; `facts` and `main` are the steps of the stages. The rest are the least shares of
-    right answers: to facts and the map, in withheld wordings, in two steps about people in training and about unseen
-    people. `failing` is the least share of wrong two-step answers although every single step is known.
+    One person in `every` is held out; `facts` and `main` are the steps of the stages. About the people held out,
+    `two_steps` is the least share of right answers, and `failing` that of wrong ones although every single step is known.
     """
 
     model: str = "gpt2"
     every: int = 6
     facts: int = 1000
     main: int = 4500
-    known: float = 0.99
-    withheld: float = 0.95
-    trained: float = 0.98
     two_steps: float = 0.85
     failing: float | None = None
 
@@ -73,7 +69,7 @@ class Plan:
         return self.failing is not None
 
 
-_SHORT = Plan(every=3, main=2000, known=0.97, withheld=0.9, trained=0.9, two_steps=0.3, failing=0.15)
+_SHORT = Plan(every=3, main=2000, two_steps=0.3, failing=0.15)
 PLANS = {
     "reason": Plan(),
     "reason-short-gpt2": _SHORT,
@@ -154,16 +150,16 @@ def measures(
     about_people = [f for f in here.facts if f.relation in here.size.personal]
     withheld = [f.probe(template) for f in here.facts for template in f.withheld]
     found = [
-        share(model, tokenizer, "facts", [f.probe() for f in about_people], n, wanted=plan.known),
-        share(model, tokenizer, "map", [f.probe() for f in here.facts if f not in about_people], n, wanted=plan.known),
-        share(model, tokenizer, "withheld wording", withheld, n, wanted=plan.withheld),
+        share(model, tokenizer, "facts", [f.probe() for f in about_people], n, wanted=0.99),
+        share(model, tokenizer, "map", [f.probe() for f in here.facts if f not in about_people], n, wanted=0.99),
+        share(model, tokenizer, "withheld wording", withheld, n, wanted=0.95),
     ]
     others = [person.name for person in here.people if person.name not in hidden]
     trained = [probe for name in here.size.two_step for probe in two_step(here, name, others)]
     unseen = {name: two_step(here, name, hidden) for name in here.size.two_step}
     every = [probe for group in unseen.values() for probe in group]
     found += [
-        share(model, tokenizer, "two steps, people in training", trained, n, wanted=plan.trained),
+        share(model, tokenizer, "two steps, people in training", trained, n, wanted=0.98),
         share(model, tokenizer, "two steps, unseen people", every, n, wanted=plan.two_steps),
     ]
     if plan.failing is not None:
