@@ -53,7 +53,7 @@ class Plan:
     """How a testbed is trained, and what its card asks for.
 
     One person in `every` is held out; `facts` and `main` are the steps of the stages. About the people held out,
-    `two_steps` is the least share of right answers, and `failing` that of wrong ones although every single step is known.
+    `two_steps` is the least share of right answers, `failing` that of wrong ones although every single step is known.
     """
 
     model: str = "gpt2"
