@@ -70,7 +70,9 @@ def test_folding_the_final_norm_into_the_head_changes_no_logit_beyond_a_common_o
     lm = lm_of("llama")
     hidden = torch.randn(5, lm.d_model, dtype=lm.dtype, generator=torch.Generator().manual_seed(0))
     norm = lm.arch.final_norm(hidden) / lm.arch.final_norm.weight
-    folded = norm @ unembedding(lm, folded=True).T
+    W_U = unembedding(lm, folded=True)
+    torch.testing.assert_close(W_U.mean(0), torch.zeros_like(W_U[0]))
+    folded = norm @ W_U.T
     difference = lm.unembed(hidden) - folded
     torch.testing.assert_close(difference, difference[:, :1].expand_as(difference))
     assert not torch.allclose(embedded(lm, ["Paris"]), embedded(lm, ["Paris"], folded=True))
