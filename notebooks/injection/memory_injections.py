@@ -393,20 +393,28 @@ claim(
     note="the right entity; the whole interval of the difference lies above -0.02",
 )
 
+
 # %%
-odds = (torch.logit(torch.tensor(after["right entity"]), 1e-4) - torch.logit(torch.tensor(before), 1e-4)).numpy()
-sides = {ok: by_person(questions, np.where(right == ok, odds, np.nan)) for ok in (True, False)}
+def odds(values):
+    """Log-odds, which know no ceiling."""
+    return torch.logit(torch.tensor(values), 1e-4).numpy()
+
+
+over_direction = odds(after["right entity"]) - odds(after["direction"])
+sides = {ok: by_person(questions, np.where(right == ok, over_direction, np.nan)) for ok in (True, False)}
 more = paired(sides[False], sides[True], seed)
 claim(
     "sakarvadia2023injections.failures-gain-more",
     more.low > 0,
     measured={
-        "failures": odds[~right].mean(),
-        "successes": odds[right].mean(),
+        "failures": over_direction[~right].mean(),
+        "successes": over_direction[right].mean(),
         "difference_low": more.low,
         "difference_high": more.high,
+        "failures_against_none": (odds(after["right entity"]) - odds(before))[~right].mean(),
+        "successes_against_none": (odds(after["right entity"]) - odds(before))[right].mean(),
     },
-    note="gain in log-odds, which know no ceiling; people with questions of both kinds, paired",
+    note="log-odds gained over a random direction, which evens out extremes too; people with questions of both kinds, paired",
 )
 
 # %%
