@@ -393,28 +393,29 @@ claim(
     note="the right entity; the whole interval of the difference lies above -0.02",
 )
 
-
 # %%
-def odds(values):
-    """Log-odds, which know no ceiling."""
-    return torch.logit(torch.tensor(values), 1e-4).numpy()
-
-
-over_direction = odds(after["right entity"]) - odds(after["direction"])
-sides = {ok: by_person(questions, np.where(right == ok, over_direction, np.nan)) for ok in (True, False)}
+odds = (torch.logit(torch.tensor(after["right entity"]), 1e-4) - torch.logit(torch.tensor(before), 1e-4)).numpy()
+sides = {ok: by_person(questions, np.where(right == ok, odds, np.nan)) for ok in (True, False)}
 more = paired(sides[False], sides[True], seed)
 claim(
     "sakarvadia2023injections.failures-gain-more",
     more.low > 0,
     measured={
-        "failures": over_direction[~right].mean(),
-        "successes": over_direction[right].mean(),
+        "failures": odds[~right].mean(),
+        "successes": odds[right].mean(),
         "difference_low": more.low,
         "difference_high": more.high,
-        "failures_against_none": (odds(after["right entity"]) - odds(before))[~right].mean(),
-        "successes_against_none": (odds(after["right entity"]) - odds(before))[right].mean(),
     },
-    note="log-odds gained over a random direction, which evens out extremes too; people with questions of both kinds, paired",
+    note="gain in log-odds, which know no ceiling; people with questions of both kinds, paired",
+)
+
+# %% [markdown]
+# Any push evens out extremes: failures gain by it, and successes lose. So much of it comes with a direction that means nothing:
+
+# %%
+flat = (torch.logit(torch.tensor(after["direction"]), 1e-4) - torch.logit(torch.tensor(before), 1e-4)).numpy()
+print(
+    f"log-odds gained with a random direction: failures {flat[~right].mean():.2f}, successes {flat[right].mean():.2f}"
 )
 
 # %%
