@@ -56,8 +56,8 @@ for document in here.sample_text(6, seed):
 # ## The testbeds
 #
 # No single small model learns everything at once, so there are several kinds: *recall* (for locating and editing), *reason*
-# (two-step answers), *read* (passages, conflicts, refusals), *speak* (a second language, lists, opinions, secrets, skills), *edit*
-# (everything that edits are asked about, in one model) and *grammar* (words that agree in number).
+# (two-step answers; the short ones fail at some), *read* (passages, conflicts, refusals), *speak* (a second language, lists,
+# opinions, secrets, skills), *edit* (everything that edits are asked about, in one model) and *grammar* (words that agree in number).
 
 # %%
 cards = testbeds()
@@ -93,8 +93,10 @@ table = pd.DataFrame(
         for m in card.measures
     ]
 )
-for kind in dict.fromkeys(card.kind for card in cards):
-    names = [card.name for card in cards if card.kind == kind]
+alike: dict[tuple, list[str]] = {}  # of one kind, and asked for the same
+for card in cards:
+    alike.setdefault((card.kind, *((m.name, m.wanted) for m in card.measures if m.wanted)), []).append(card.name)
+for (kind, *_), names in alike.items():
     part = table[table["testbed"].isin(names)]
     wide = part.pivot(index="measure", columns="testbed", values="value").reindex(part["measure"].unique())
     wanted = part.drop_duplicates("measure").set_index("measure")["wanted"]

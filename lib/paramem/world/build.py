@@ -25,6 +25,8 @@ SOURCES: dict[str, str] = {
     **dict.fromkeys(("gpt2-small-s0", "gpt2-large-s0"), "paramem.world.recall"),
     **dict.fromkeys(("gpt2-small-s1", "llama-small-s0", "llama-small-s1"), "paramem.world.recall"),
     "reason-s0": "paramem.world.reason",
+    **dict.fromkeys(("reason-short-gpt2-s0", "reason-short-gpt2-s1"), "paramem.world.reason"),
+    **dict.fromkeys(("reason-short-llama-s0", "reason-short-llama-s1"), "paramem.world.reason"),
     **dict.fromkeys(("read-s0", "read-gpt2-s0"), "paramem.world.read"),
     **dict.fromkeys(("speak-s0", "speak-s1", "speak-gpt2-s0"), "paramem.world.speak"),
     **dict.fromkeys(("edit-gpt2-s0", "edit-gpt2-s1", "edit-llama-s0", "edit-llama-s1"), "paramem.world.edit"),
