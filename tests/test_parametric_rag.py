@@ -60,7 +60,7 @@ def corpus() -> Corpus:
 @cache
 def learned() -> Corpus:
     """Two pages, trained long enough to be known."""
-    settings = PragSettings(encoding=EncodingSettings(passes=24))
+    settings = PragSettings(encoding=EncodingSettings(passes=12))
     return Corpus.of(model(), duel().pages[:2], settings)
 
 

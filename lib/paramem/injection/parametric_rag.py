@@ -8,8 +8,8 @@ anon2024inparameter.
     corpus.answer(lm, ["Q: What is the birthplace of Ada? A:"], k=3)     # online, section 3.3
 
 1. augment the document with rewrites and question-answer pairs (`Augmented`, section 3.2.1);
-2. encode it: factors of the feed-forward matrices, trained on all tokens of document, question and answer (`sequences`,
-   `encode`, section 3.2.2);
+2. encode it: factors of the feed-forward matrices, trained on all tokens of documents, questions and answers
+   (`sequences`, `encode`, section 3.2.2);
 3. retrieve the k documents that are most like the question (`Corpus.retrieve`, section 3.3.1);
 4. update the model with the sum of their factors (`Corpus.merged`, section 3.3.2);
 5. generate from the question alone, or from the question behind the documents (`Corpus.answer`, section 3.3.3).
@@ -54,6 +54,11 @@ DEPARTURES: dict[str, tuple[str, str, str]] = {
         "one pass, learning rate 3e-4, one sequence a step",
         "several passes at a higher rate, two sequences a step, with a warm-up and a decay",
         "a testbed of 0.8 million parameters learns a page neither in three steps nor at that rate",
+    ),
+    "sequences": (
+        "document, question and answer are one sequence, Eq. (4); in the released code half of the questions are alone",
+        "each is a sequence of its own; form='joined' is Eq. (4)",
+        "the testbeds copy an answer that stands in front of them, so that it teaches the weights nothing",
     ),
     "augmentation": (
         "the model rewrites the document and asks about it",
@@ -107,7 +112,7 @@ class Augmented:
 class PragSettings:
     """form: whether a sequence is document, question and answer (Eq. 4), or each of them is one of its own."""
 
-    form: Form = "joined"
+    form: Form = "apart"
     encoding: EncodingSettings = field(default_factory=EncodingSettings)
 
     def __post_init__(self) -> None:

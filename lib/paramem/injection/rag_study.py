@@ -88,10 +88,13 @@ class Duel:
         asked = self.questions if questions is None else questions
         return [corpus.retrieve(question.texts[0], k) for question in asked]
 
-    def reading(self, questions: Sequence[Question], chosen: Sequence[Sequence[int]]) -> list[Question]:
-        """The questions behind the pages of these numbers."""
+    def reading(
+        self, questions: Sequence[Question], chosen: Sequence[Sequence[int]], *, everything: bool = False
+    ) -> list[Question]:
+        """The questions behind the pages of these numbers, or behind everything that training sees of them."""
+        read = [each.everything if everything else each.document.snippets for each in self.sources]
         return [
-            replace(question, evidence=tuple(s for i in which for s in self.sources[i].document.snippets))
+            replace(question, evidence=tuple(snippet for i in which for snippet in read[i]))
             for question, which in zip(questions, chosen, strict=True)
         ]
 
