@@ -263,14 +263,14 @@ def test_peft_merges_the_same_factors_to_the_same_model(name: str, tmp_path: Pat
 
 
 def test_each_question_is_answered_under_its_own_documents() -> None:
-    questions = [question.texts[0] for question in duel().questions[::3]]
-    together = corpus().answer(model(), questions, k=2)
-    alone = []
+    questions = [q.texts[0] for q, i in zip(duel().questions, duel().owner, strict=True) if i < 2]
+    together, alone = learned().answer(model(), questions, k=1), []
     for question in questions:
-        with corpus().merged(corpus().retrieve(question, 2)).applied(model()) as lm:
+        with learned().merged(learned().retrieve(question, 1)).applied(model()) as lm:
             alone += continuations(lm, [question])
     assert together == alone
-    assert together != corpus().answer(model(), questions, k=2, injection="none")
+    assert together != learned().answer(model(), questions, k=1, injection="none")
+    assert together != learned().answer(model(), questions, k=2)
 
 
 def test_the_page_of_the_person_is_found_and_goes_where_it_is_told() -> None:
