@@ -293,6 +293,15 @@ def test_tested_questions_are_not_trained_on() -> None:
     assert {q.answers for q in duel().strangers} == {(REFUSAL,)}
 
 
+def test_statements_are_completed_in_a_wording_that_training_has_not() -> None:
+    for question, completion, owner in zip(duel().questions, duel().completions(), duel().owner, strict=True):
+        (opening,), page = completion.texts, duel().pages[owner]
+        assert question.asked == completion.asked
+        assert opening.startswith(question.asked[0].entity) or question.asked[0].entity in opening
+        assert not any(f"{opening} {question.answers[0]}" in text for text in (page.text, *page.rewrites))
+        assert any(snippet.text in page.text for snippet in question.asked)  # the control: its own wording is there
+
+
 def test_bad_input_is_refused() -> None:
     with pytest.raises(BadInput, match="empty passage"):
         Augmented(name="nobody", text=" ")

@@ -107,6 +107,18 @@ class Duel:
             return [rng.sample(numbers, k) for _ in range(n)]
         return [[own, *rng.sample([i for i in numbers if i != own], k - 1)] for own in owners]
 
+    def completions(self) -> list[Question]:
+        """Every statement up to its object, in a wording that neither its page nor the rewrite has."""
+        rng, found = random.Random(f"rag/completions/{self.seed}"), []
+        for question, owner in zip(self.questions, self.owner, strict=True):
+            (snippet,), source = question.asked, self.sources[owner]
+            used = {each.text for each in (*source.document.snippets, *source.rewrite)}
+            wordings = range(len(self.here.relation(snippet.attribute).templates["en"]))
+            others = [say(self.here, snippet.cell, snippet.object, w).text for w in wordings]
+            opening = rng.choice([text for text in others if text not in used])
+            found.append(replace(question, texts=(opening.removesuffix(f" {snippet.object}."),)))
+        return found
+
     def contradicted(self) -> list[Question]:
         """Every question behind one sentence that says something else than its page."""
         rng = random.Random(f"rag/against/{self.seed}")
