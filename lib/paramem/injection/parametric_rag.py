@@ -51,8 +51,8 @@ INJECTIONS: tuple[Injection, ...] = get_args(Injection)
 # Where we do something else than the papers say: topic -> (what they say, what we do, why).
 DEPARTURES: dict[str, tuple[str, str, str]] = {
     "optimisation": (
-        "one pass, learning rate 3e-4, one sequence a step",
-        "several passes at a higher rate, two sequences a step, with a warm-up and a decay",
+        "one pass, learning rate 3e-4, one sequence a step; Eq. (5) is a sum over tokens",
+        "several passes at a higher rate, two sequences a step, the mean over their tokens, with a warm-up and a decay",
         "a testbed of 0.8 million parameters learns a page neither in three steps nor at that rate",
     ),
     "sequences": (
