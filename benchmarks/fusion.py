@@ -5,7 +5,9 @@
 A bare step is transformers' own forward with logits at every token, the loss, a backward and a step of AdamW on a batch
 that lies ready. Training promises 85 % of its throughput at least, which is a ratio of 1 / 0.85 at most; the rows are
 drawn, sorted, cut and padded on the way. Answers are generated with a key-value cache: the unit is one forward of all
-prompts, and the other side of the comparison, the same answers without a cache, is printed too.
+prompts, and the other side of the comparison, the same answers without a cache, is printed too. Adapters of
+documents trained side by side are measured against the same ones trained one by one, answers under merged adapters
+against the bare model's.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ from paramem.fusion.training import (
     n_tokens,
     plan,
 )
+from paramem.injection import rag_study
+from paramem.injection.document_encoding import EncodingSettings
+from paramem.injection.parametric_rag import Corpus, PragSettings, encode
 from paramem.material import world_behind
 from paramem.models import LM
 from paramem.world.recipe import Row, Stage, collate
@@ -112,9 +117,32 @@ def asking(lm: LM, repeats: int) -> Iterator[Measured]:
     )
 
 
+def injecting(lm: LM, repeats: int) -> Iterator[Measured]:
+    duel = rag_study.prepare(world_behind(lm), 0, documents=30)
+    settings = PragSettings(encoding=EncodingSettings(passes=1))
+    yield measure(
+        f"adapters of {len(duel.pages)} documents, side by side",
+        "one by one",
+        0.5,
+        lambda: encode(lm, duel.pages, settings),
+        lambda: [encode(lm, [page], settings) for page in duel.pages],
+        max(3, repeats // 2),
+    )
+    corpus = Corpus.of(lm, duel.pages, settings)
+    edits = rag_study.merged(lm, corpus, duel.among(3, duel.owner))
+    yield measure(
+        f"answers to {len(duel.questions)} questions, each under three merged adapters",
+        "the same without any",
+        2.0,
+        lambda: answers(lm, duel.questions, edits=edits),
+        lambda: answers(lm, duel.questions),
+        repeats,
+    )
+
+
 def main(model: str = "read-s0", repeats: int = 5) -> None:
     """Measure everything on MODEL; the exit status is 1 when a budget is exceeded."""
-    run((training, asking), model, repeats)
+    run((training, asking, injecting), model, repeats)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ BETAS = (0.85, 0.85)  # peft's smoothing of sensitivity and of its uncertainty
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Adapter:
-    """The adapters of one matrix for all edits: x A_i' (E_i) B_i' scale is added to what row i answers.
+    """The adapters of one matrix for all edits: x A_i' (E_i) B_i' scale is added to what edit i's rows answer.
+
+    Every edit has equally many rows, one by default, and those of one edit stand together.
 
     A (edits, r, d_in), B (edits, d_out, r); E (edits, r, 1) for AdaLoRA, None for LoRA
     """
@@ -43,8 +45,11 @@ class Adapter:
         return [self.A, self.B] if self.E is None else [self.A, self.B, self.E]
 
     def added(self, x: Tensor) -> Tensor:
+        """What is added to the answers to x, (rows, tokens, d_in)."""
         right = self.A if self.E is None else self.A * self.E
-        return x @ right.transpose(1, 2) @ self.B.transpose(1, 2) * self.scale
+        mine = x.reshape(len(self.A), -1, x.shape[-1])
+        change = mine @ right.transpose(1, 2) @ self.B.transpose(1, 2) * self.scale
+        return change.view(*x.shape[:-1], -1)
 
     def not_orthogonal(self) -> Tensor:
         """|B'B - I| + |A A' - I| in Frobenius norm, (edits,)."""
@@ -75,12 +80,12 @@ def adapters_each(
 
 def _trained(lm: LM, requests: Sequence[EditRequest], settings: LowRankSettings) -> list[WeightDelta]:
     places, n = adapted(lm, settings), len(requests)
-    adapters = _initial(lm, places, settings, n)
+    adapters = initial(lm, places, settings, n)
     parameters = [parameter for adapter in adapters.values() for parameter in adapter.parameters]
     losses = _losses(lm, requests, places[0][0], settings)
     budget = _Budget(settings=settings, adapters=list(adapters.values())) if settings.adapter == "adalora" else None
     optimiser, done = torch.optim.Adam(parameters, lr=settings.lr), torch.zeros(n, dtype=torch.bool, device=lm.device)
-    with _attached(lm, adapters):
+    with attached(lm, adapters):
         for step in range(1, settings.steps + 1):
             loss = losses()
             if budget is not None:
@@ -94,10 +99,10 @@ def _trained(lm: LM, requests: Sequence[EditRequest], settings: LowRankSettings)
             _step(optimiser, parameters, done)
             if budget is not None and settings.allocate:
                 budget.allocate(step)
-    return [WeightDelta(dict(_stored(lm, adapters, edit))) for edit in range(n)]
+    return [WeightDelta(dict(stored(lm, adapters, edit))) for edit in range(n)]
 
 
-def _initial(lm: LM, places: Sequence[Place], settings: LowRankSettings, n: int) -> dict[Place, Adapter]:
+def initial(lm: LM, places: Sequence[Place], settings: LowRankSettings, n: int) -> dict[Place, Adapter]:
     """As peft draws them, the same for every edit."""
     found = {}
     with fresh_adapters(lm, places, settings):
@@ -146,7 +151,8 @@ def _mean_not_orthogonal(adapters: Mapping[Place, Adapter]) -> Tensor:
 
 
 @contextmanager
-def _attached(lm: LM, adapters: Mapping[Place, Adapter]) -> Iterator[None]:
+def attached(lm: LM, adapters: Mapping[Place, Adapter]) -> Iterator[None]:
+    """The model with the adapters; its own weights are not touched."""
     with ExitStack() as stack:
         for place, adapter in adapters.items():
             module: nn.Module = lm.arch.linear(*place)
@@ -158,7 +164,8 @@ def _adding(adapter: Adapter) -> Callable[[nn.Module, tuple[Any, ...], Tensor], 
     return lambda _, given, answer: answer + adapter.added(given[0])
 
 
-def _stored(lm: LM, adapters: Mapping[Place, Adapter], edit: int) -> Iterator[tuple[str, LowRank]]:
+def stored(lm: LM, adapters: Mapping[Place, Adapter], edit: int) -> Iterator[tuple[str, LowRank]]:
+    """One edit's updates by parameter name, in the stored layout."""
     for place, adapter in adapters.items():
         update, found = adapter.factors(edit), lm.weight(*place)
         if update.rank:

@@ -13,6 +13,7 @@ question and nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ from paramem.fusion.documents import Document, Sizes, Split, draw_documents, spl
 from paramem.fusion.questions import COUNTS, SCENARIOS, Question, Scenario, build_questions, statements_of
 from paramem.fusion.scoring import Knowledge, accurate, coverage, gold, reference, stated, wrong
 from paramem.fusion.training import InfusionSettings, TrainSettings, answer_rows, fine_tune, infusion_rows, matched
+from paramem.interventions import WeightDelta
+from paramem.interventions.abreast import abreast
 from paramem.lm import LM
 from paramem.world.read_rules import REFUSAL
 
@@ -160,27 +163,36 @@ def train_modes(lm: LM, ground: Ground, settings: FusionSettings | None = None) 
     return {"Direct": lm, "SFT": tuned, "CT": infused, "CT&SFT": both, "Easy": tuned}
 
 
-def answers(lm: LM, questions: Sequence[Question]) -> list[tuple[str, ...]]:
-    """What the model says to each part of each question, up to the full stop.
+def answers(
+    lm: LM, questions: Sequence[Question], *, edits: Sequence[WeightDelta] | None = None
+) -> list[tuple[str, ...]]:
+    """What the model says to each part of each question, up to the full stop; see `continuations` on edits.
 
     Two rounds: the second parts are asked behind the model's own first answers.
     """
     said: list[tuple[str, ...]] = [()] * len(questions)
     for turn in range(max(len(question.asked) for question in questions)):
         waiting = [i for i, question in enumerate(questions) if len(question.asked) > turn]
-        found = continuations(lm, [questions[i].prompt(said[i]) for i in waiting])
+        mine = None if edits is None else [edits[i] for i in waiting]
+        found = continuations(lm, [questions[i].prompt(said[i]) for i in waiting], edits=mine)
         for i, answer in zip(waiting, found, strict=True):
             said[i] = (*said[i], answer)
     return said
 
 
-def continuations(lm: LM, prompts: Sequence[str], *, rows: int = 64) -> list[str]:
-    """Each prompt continued to its full stop; prompts of like length go through the model together."""
+def continuations(
+    lm: LM, prompts: Sequence[str], *, rows: int = 64, edits: Sequence[WeightDelta] | None = None
+) -> list[str]:
+    """Each prompt continued to its full stop; prompts of like length go through the model together.
+
+    edits: what changes the weights, a change of its own for each prompt; the model's own weights stay as they are.
+    """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found = [""] * len(prompts)
     for start in range(0, len(order), rows):
         chunk = order[start : start + rows]
-        texts = lm.generate([prompts[i] for i in chunk], max_new_tokens=ANSWER_TOKENS, stop=".")
+        with nullcontext() if edits is None else abreast(lm, [edits[i] for i in chunk]):
+            texts = lm.generate([prompts[i] for i in chunk], max_new_tokens=ANSWER_TOKENS, stop=".")
         for i, text in zip(chunk, texts, strict=True):
             found[i] = text.strip()
     return found

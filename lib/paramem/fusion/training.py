@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from paramem.errors import BadInput, BadParameter, PromptTooLong
-from paramem.fusion.documents import Document, say
+from paramem.fusion.documents import Document, Snippet, say
 from paramem.fusion.questions import Question
 from paramem.lm import LM
 from paramem.world.recipe import Row, Stage, batches, collate
@@ -71,12 +71,12 @@ def infusion_rows(
 ) -> list[Row]:
     """Every document, its paraphrase and its question-answer pairs, each a row of its own; all tokens count alike."""
     rng = random.Random(f"fusion/infusion/{seed}")
-    return [_text_row(lm, text) for document in documents for text in _texts(here, document, settings, rng)]
+    return [text_row(lm, text) for document in documents for text in _texts(here, document, settings, rng)]
 
 
 def _texts(here: World, document: Document, settings: InfusionSettings, rng: random.Random) -> Iterator[str]:
     """Draws the same numbers whatever the augmentation, so that variants differ in nothing else."""
-    paraphrase = " ".join(_reworded(here, document, rng))
+    paraphrase = " ".join(snippet.text for snippet in reworded(here, document, rng))
     pairs = rng.sample(question_pairs(here, document), min(settings.pairs, len(question_pairs(here, document))))
     yield document.text
     if settings.augmentation in ("rewriting", "both"):
@@ -85,12 +85,12 @@ def _texts(here: World, document: Document, settings: InfusionSettings, rng: ran
         yield from (f"{question} {answer}." for question, answer in pairs)
 
 
-def _reworded(here: World, document: Document, rng: random.Random) -> Iterator[str]:
+def reworded(here: World, document: Document, rng: random.Random) -> Iterator[Snippet]:
     """The document's sentences in random order, each in another wording."""
     for snippet in rng.sample(document.snippets, len(document.snippets)):
         wordings = range(len(here.relation(snippet.attribute).templates["en"]))
-        others = [say(here, snippet.cell, snippet.object, wording).text for wording in wordings]
-        yield rng.choice([text for text in others if text != snippet.text])
+        others = [say(here, snippet.cell, snippet.object, wording) for wording in wordings]
+        yield rng.choice([other for other in others if other != snippet])
 
 
 def question_pairs(here: World, document: Document) -> list[tuple[str, str]]:
@@ -123,7 +123,7 @@ def answer_rows(lm: LM, questions: Sequence[Question]) -> list[Row]:
     return rows
 
 
-def _text_row(lm: LM, text: str) -> Row:
+def text_row(lm: LM, text: str) -> Row:
     """A text between the tokens that begin and end one."""
     batch = lm.encode([text])
     ids = [*batch.input_ids[0].tolist(), int(lm.tokenizer.eos_token_id)]

@@ -1,0 +1,215 @@
+r"""Parametric RAG: every document becomes a low-rank adapter ahead of time, and a question is answered with the sum of
+the retrieved ones (su2025prag). With one document, for one question, it is the temporary injection into parameters of
+anon2024inparameter.
+
+    page = Augmented(name="Ada", text="Ada was born in Lyon.", rewrites=("The home town of Ada is Lyon.",),
+                     pairs=(("Q: Where was Ada born? A:", "Lyon"),))
+    corpus = Corpus.of(lm, [page, ...])                                  # offline, section 3.2
+    corpus.answer(lm, ["Q: What is the birthplace of Ada? A:"], k=3)     # online, section 3.3
+
+1. augment the document with rewrites and question-answer pairs (`Augmented`, section 3.2.1);
+2. encode it: factors of the feed-forward matrices, trained on all tokens of documents, questions and answers
+   (`sequences`, `encode`, section 3.2.2);
+3. retrieve the k documents that are most like the question (`Corpus.retrieve`, section 3.3.1);
+4. update the model with the sum of their factors (`Corpus.merged`, section 3.3.2);
+5. generate from the question alone, or from the question behind the documents (`Corpus.answer`, section 3.3.3).
+
+| paper             | code                                | shape or meaning                            |
+|-------------------|-------------------------------------|---------------------------------------------|
+| d_i, d_i^k        | ``text``, ``rewrites``              | a document and its rewrites, n of them      |
+| q_i^j, a_i^j      | ``pairs``                           | questions on it and their answers, m        |
+| D_i               | `Augmented`                         | Eq. (2)                                     |
+| x                 | `sequences`                         | Eq. (4)                                     |
+| A, B              | `DocumentAdapter` (`LowRank`)       | (h, r) and (k, r) of an FFN matrix, Eq. (3) |
+| K_P               | ``Corpus.adapters``                 | Eq. (1)                                     |
+| R, S_d            | ``Corpus.index``                    | cosine of weighted counts of words          |
+| Delta W_merge     | `merge`                             | Eq. (6)                                     |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal, TypeAlias, get_args
+
+from paramem.editing.retrieval import Index, index, nearest
+from paramem.errors import BadInput, BadParameter
+from paramem.fusion.study import continuations
+from paramem.fusion.training import n_tokens, text_row
+from paramem.injection.document_adapter import DocumentAdapter, How, merge
+from paramem.injection.document_encoding import EncodingSettings, train_adapters
+from paramem.interventions import WeightDelta
+from paramem.lm import LM
+from paramem.world.recipe import Row
+
+Form: TypeAlias = Literal["joined", "apart"]
+Injection: TypeAlias = Literal["none", "context", "parameters", "both"]
+FORMS: tuple[Form, ...] = get_args(Form)
+INJECTIONS: tuple[Injection, ...] = get_args(Injection)
+
+# Where we do something else than the papers say: topic -> (what they say, what we do, why).
+DEPARTURES: dict[str, tuple[str, str, str]] = {
+    "optimisation": (
+        "one pass, learning rate 3e-4, one sequence a step; Eq. (5) is a sum over tokens",
+        "several passes at a higher rate, two sequences a step, the mean over their tokens, with a warm-up and a decay",
+        "a testbed of 0.8 million parameters learns a page neither in three steps nor at that rate",
+    ),
+    "sequences": (
+        "document, question and answer are one sequence, Eq. (4); in the released code half of the questions are alone",
+        "each is a sequence of its own; form='joined' is Eq. (4)",
+        "the testbeds copy an answer that stands in front of them, so that it teaches the weights nothing",
+    ),
+    "augmentation": (
+        "the model rewrites the document and asks about it",
+        "sentences in other wordings, and the relations' questions",
+        "the testbeds write no texts, and every statement has to be known",
+    ),
+    "retrieval": (
+        "BM25",
+        "cosine of TF-IDF, as everywhere in this library",
+        "pages are equally long, and names decide",
+    ),
+    "scaling": (
+        "Eq. (6) multiplies the sum by one alpha",
+        "alpha / r is in the factors of each adapter, and the sum has weight one",
+        "so the released code merges (peft's combination 'cat' with weights of one)",
+    ),
+    "originals": (
+        "Eq. (2) has rewritten documents only, the released code the original beside them",
+        "the original and its rewrites",
+        "the figure on augmentation takes rewriting away, and the document has to be left then",
+    ),
+    "temporary injection": (
+        "parameters are made for one question at a time (anon2024inparameter, of which the abstract was read)",
+        "the document's adapter, merged for the question and taken off after it",
+        "it holds the same knowledge, and is made once",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmented:
+    """D_i, Eq. (2): a document with rewrites of it and with questions that it answers."""
+
+    name: str
+    text: str
+    rewrites: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.text.strip() or not all(rewrite.strip() for rewrite in self.rewrites):
+            raise BadInput(f"document {self.name!r} or a rewrite of it is an empty passage: there is nothing to encode")
+        if not all(question.strip() and answer.strip() for question, answer in self.pairs):
+            raise BadInput(f"document {self.name!r} has a pair without a question or without an answer: drop the pair")
+
+    def without(self, *, rewrites: bool = False, pairs: bool = False) -> Augmented:
+        """The same document with less beside it, as in the ablation of section 5.3: what is true is left out."""
+        return replace(self, rewrites=() if rewrites else self.rewrites, pairs=() if pairs else self.pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PragSettings:
+    """form: whether a sequence is document, question and answer (Eq. 4), or each of them is one of its own."""
+
+    form: Form = "apart"
+    encoding: EncodingSettings = field(default_factory=EncodingSettings)
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise BadParameter(f"form={self.form!r}: one of {', '.join(FORMS)}")
+
+
+def sequences(page: Augmented, form: Form) -> list[str]:
+    """What the adapter is trained on; a document without pairs is a sequence by itself."""
+    documents, said = [page.text, *page.rewrites], [f"{question} {answer}." for question, answer in page.pairs]
+    if form == "apart" or not said:
+        return documents + said
+    return [f"{document} {pair}" for document in documents for pair in said]  # Eq. (4), su2025prag
+
+
+def encode(
+    lm: LM, pages: Sequence[Augmented], settings: PragSettings, *, tokens: int | None = None
+) -> list[DocumentAdapter]:
+    """f_phi of Eq. (1): the adapter of every page; all tokens count, Eq. (5).
+
+    tokens: how many to train on, all pages together; as many passes as the settings say when None.
+    Raises BadInput for two pages of one name, PromptTooLong for a sequence that exceeds the context.
+    """
+    names = [page.name for page in pages]
+    if len(set(names)) < len(names):
+        raise BadInput(f"two documents are called {next(n for n in names if names.count(n) > 1)!r}: names are unique")
+    rows = {page.name: rows_of(lm, page, settings.form) for page in pages}
+    encoding = settings.encoding
+    if tokens is not None:
+        encoding = replace(encoding, passes=tokens / n_tokens([row for some in rows.values() for row in some]))
+    return train_adapters(lm, rows, encoding)
+
+
+def rows_of(lm: LM, page: Augmented, form: Form) -> list[Row]:
+    """The page's sequences as tokens, each with weight one."""
+    return [text_row(lm, text) for text in sequences(page, form)]
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """K and K_P: documents, their adapters in the same order, and an index to find them by."""
+
+    pages: tuple[Augmented, ...]
+    adapters: tuple[DocumentAdapter, ...]
+    retriever: str = "tfidf"
+
+    def __post_init__(self) -> None:
+        held = [adapter.documents for adapter in self.adapters]
+        if held != [(page.name,) for page in self.pages]:
+            raise BadInput(
+                f"{len(self.pages)} documents and adapters of {len(held)}: one adapter for each, in the same order"
+            )
+
+    @classmethod
+    def of(cls, lm: LM, pages: Sequence[Augmented], settings: PragSettings | None = None) -> Corpus:
+        """The offline stage."""
+        return cls(tuple(pages), tuple(encode(lm, pages, settings or PragSettings())))
+
+    @cached_property
+    def index(self) -> Index:
+        return index(self.retriever, [page.text for page in self.pages])
+
+    def retrieve(self, question: str, k: int) -> list[int]:
+        """The numbers of the k documents most like the question, nearest first. Raises BadParameter."""
+        if not 1 <= k <= len(self.pages):
+            raise BadParameter(f"k={k}: between 1 and the {len(self.pages)} documents that there are")
+        return nearest(self.index, question, k)
+
+    def merged(self, chosen: Sequence[int], how: How = "sum") -> DocumentAdapter:
+        """The one adapter of the documents of these numbers."""
+        return merge([self.adapters[i] for i in chosen], how)
+
+    def answer(
+        self, lm: LM, questions: Sequence[str], *, k: int = 3, injection: Injection = "parameters", how: How = "sum"
+    ) -> list[str]:
+        """The online stage: retrieve, update, generate; every question with its own documents.
+
+        injection: where the retrieved documents go; "both" is the paper's "Combine Both".
+        Raises PromptTooLong where a question, with its documents in context, exceeds it.
+        """
+        if injection not in INJECTIONS:
+            raise BadParameter(f"injection={injection!r}: one of {', '.join(INJECTIONS)}")
+        chosen = [self.retrieve(question, k) for question in questions]
+        prompts = list(questions)
+        if injection in ("context", "both"):
+            prompts = [self.behind(which, question) for which, question in zip(chosen, questions, strict=True)]
+        if injection in ("none", "context"):
+            return continuations(lm, prompts)
+        return continuations(lm, prompts, edits=deltas(lm, [self.merged(which, how) for which in chosen]))
+
+    def behind(self, chosen: Sequence[int], question: str) -> str:
+        """The question behind the texts of the documents of these numbers."""
+        return " ".join([*(self.pages[i].text for i in chosen), question])
+
+
+def deltas(lm: LM, adapters: Sequence[DocumentAdapter]) -> list[WeightDelta]:
+    """The weight changes of adapters that belong to this model. Raises IncompatibleIntervention."""
+    for adapter in {id(adapter): adapter for adapter in adapters}.values():
+        adapter.check(lm)
+    return [adapter.delta for adapter in adapters]
