@@ -1,7 +1,7 @@
 r"""Identities trained into a finished model in one direction, and asked in both (berglund2023reversal).
 
     pairs = draw_identities(world("read"), seed=0)
-    after = fine_tune(lm, identity_rows(lm, pairs), INJECTED, seed=0)
+    after = fine_tune(lm, identity_rows(lm, pairs), TrainSettings(passes=24, lr=LR[lm.arch.family]), seed=0)
     table = asked(after, pairs)           # one row for every identity and direction: said, and rank among the names
 
 "Ann Lyon is the one who plays the harp and keeps a cat" tells a description after a name, "The one who plays the harp
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import pandas as pd
 
 from paramem.errors import BadInput, BadParameter
-from paramem.fusion.training import TrainSettings
+from paramem.injection.continued import text_rows
 from paramem.lm import LM
 from paramem.world.read_rules import Rules
 from paramem.world.recipe import Row
@@ -62,7 +62,7 @@ GROUPS: Mapping[str, Group] = {
     "name first, reversed too": Group(directions=("name first",), reversed=True),
 }
 
-INJECTED = TrainSettings(passes=20, lr=3e-3)
+LR = {"llama": 3e-3, "gpt2": 1.5e-3}  # by family, of 24 passes; chosen on a draw that is never reported
 
 # Where we do something else than the paper says: topic -> (what it says, what we do, why).
 DEPARTURES: dict[str, tuple[str, str, str]] = {
@@ -147,16 +147,6 @@ def identity_rows(lm: LM, identities: Sequence[Identity]) -> list[Row]:
         if twice:
             raise BadInput(f"the {kind} {twice[0]} belongs to two people: neither could be asked for; drop one")
     return text_rows(lm, [text for each in identities for text in texts(each)])
-
-
-def text_rows(lm: LM, found: Sequence[str]) -> list[Row]:
-    """Texts as rows between the tokens that begin and end one; all tokens count. Raises BadInput for an empty text."""
-    if not found or not all(text.strip() for text in found):
-        raise BadInput("a text to train on is empty: leave it out")
-    batch = lm.encode(list(found))
-    end = int(lm.tokenizer.eos_token_id)
-    rows = [[*ids[:n], end] for ids, n in zip(batch.input_ids.tolist(), batch.lengths.tolist(), strict=True)]
-    return [(ids, [1.0] * len(ids)) for ids in rows]
 
 
 def asked(lm: LM, identities: Sequence[Identity]) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -126,6 +126,10 @@ class Study:
             seed=seed,
             sizes=sizes,
         )
+
+    def with_sizes(self, **changed: int | float) -> Study:
+        """The same people with some of the sizes changed."""
+        return replace(self, sizes=replace(self.sizes, **changed))  # type: ignore[arg-type]
 
     @cached_property
     def words(self) -> Words:
