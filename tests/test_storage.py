@@ -54,7 +54,6 @@ from paramem.injection.storage import (
     stored,
     strung,
     trained,
-    whole,
 )
 from paramem.lm import LM
 from paramem.models import load
@@ -62,7 +61,7 @@ from paramem.world import world
 from paramem.world.read_rules import Rules
 
 HERE = world("read")
-TINY = Sizes(people=6, objects=4, width=16, heads=2, exposures=150, people_step=3, lr=1e-2, tuning_rows=8)
+TINY = Sizes(people=6, objects=4, width=16, heads=2, exposures=100, people_step=3, lr=1e-2, tuning_rows=8)
 
 
 @cache
@@ -98,11 +97,11 @@ def test_the_halves_share_nobody_and_a_leak_is_named() -> None:
 def test_every_telling_states_the_same_facts_in_each_text(name: str) -> None:
     telling = TELLINGS[name]
     drawn = people()
+    things = {thing for relation in drawn.relations for thing in HERE.objects(relation.id)}
     for person, found in zip(drawn.names, biographies(drawn, telling, 0), strict=True):
         assert len(found) == telling.texts
         for text in found:
-            objects = Counter(word for word in split(text) if any(word in HERE.objects(r.id) for r in drawn.relations))
-            assert objects == Counter(drawn.values[person].values())
+            assert Counter(set(split(text)) & things) == Counter(drawn.values[person].values())
             assert text.count(person) == (5 if telling.full_names else 1)
             assert text.count(".") == 5
     # the control: somebody else's values are other ones
@@ -213,24 +212,12 @@ def test_training_stores_its_own_texts_and_nobody_elses() -> None:
     study = tiny()
     models = trained(study, ("one text", "orders"))
     assert min(found.float().mean() for found in stored(models, study, ("one text", "orders"))) > 0.9
-    others = Study(people=study.people, architecture="llama", seed=99, sizes=TINY)  # the same facts in other wordings
-    stranger = replace(
-        study.people,
-        values={
-            name: study.people.values[other]
-            for name, other in zip(study.people.names, study.people.names[1:] + study.people.names[:1], strict=True)
-        },
-    )
-    wrong = Study(people=stranger, architecture="llama", seed=3, sizes=TINY)
-    rows = [[whole(study.words.row(texts[0])) for texts in biographies(stranger, Telling(), 3)]]
-    assert others.shape == study.shape
-    assert wrong.people.values != study.people.values
-    from paramem.injection.storage import right
-
-    one = Stack(study.shape, models.flat[:1])
-    (found,) = right(one, rows, [[study.places(ids) for ids, _ in rows[0]]])
+    values, names = study.people.values, study.people.names
+    exchanged = {name: values[other] for name, other in zip(names, (*names[1:], names[0]), strict=True)}
+    wrong = Study(people=replace(study.people, values=exchanged), architecture="llama", seed=3, sizes=TINY)
+    (found,) = stored(Stack(study.shape, models.flat[:1]), wrong, ("one text",))
     assert found.float().mean() < 0.7  # the control: what was exchanged is not said
-    assert extracted(models, study, study.people.held_out).float().mean() < 0.5  # never asked anything
+    assert extracted(models, study, study.people.held_out).float().mean() < 0.5  # it was never asked anything
 
 
 def test_a_stack_trains_each_model_as_if_it_were_alone() -> None:
@@ -312,11 +299,8 @@ def test_newcomers_are_new_and_texts_are_checked() -> None:
     assert not set(drawn.names) & set(Rules(HERE).known)
     rows = corpus(reader(), drawn, "full names", 0)
     assert len(rows) == 8
-    assert (
-        reader()
-        .tokenizer.decode(rows[0][0], skip_special_tokens=True)
-        .startswith(biographies(drawn, TELLINGS["full names"], 0)[0][0][:12])
-    )
+    text = reader().tokenizer.decode(rows[0][0], skip_special_tokens=True).strip()
+    assert text == biographies(drawn, TELLINGS["full names"], 0)[0][0]
     assert set(named()) == {"full names", "all three"}
     with pytest.raises(BadInput, match="empty"):
         text_rows(reader(), ["Ann lives.", " "])
