@@ -143,6 +143,9 @@ beaten[list(DIRECTIONS)].reindex(list(GROUPS)).round(3)
 
 # %% [markdown]
 # ## Claims
+#
+# What was not learned as it was told cannot be asked backwards. Claims about directions are therefore stated only where at least half
+# of those told name first are said as they were told.
 
 # %%
 n_forms = len(people.relations[0].questions["en"])
@@ -204,86 +207,94 @@ def told_and_back(group):
 
 
 holds, measured = told_and_back("name first")
-claim(
-    "berglund2023reversal.injected-name-first",
-    holds,
-    measured=measured,
-    note="the 95 % intervals of the two shares do not meet",
-)
+learned = measured["as_told"] >= 0.5
+if learned:
+    claim(
+        "berglund2023reversal.injected-name-first",
+        holds,
+        measured=measured,
+        note="the 95 % intervals of the two shares do not meet",
+    )
 
 # %%
 holds, measured = told_and_back("description first")
-claim(
-    "berglund2023reversal.injected-description-first",
-    holds,
-    measured=measured,
-    note="the 95 % intervals of the two shares do not meet",
-)
+if learned:
+    claim(
+        "berglund2023reversal.injected-description-first",
+        holds,
+        measured=measured,
+        note="the 95 % intervals of the two shares do not meet",
+    )
 
 # %%
 rank = span(of("name first", "description first", "beaten"))
-claim(
-    "berglund2023reversal.injected-no-better-than-a-random-name",
-    rank.low <= 0.5,
-    measured={"beaten": rank.mean, "low": rank.low, "high": rank.high},
-    note="told name first, asked for the name: share of fifteen other names that the right one beats; its interval does not lie above one half",
-)
+if learned:
+    claim(
+        "berglund2023reversal.injected-no-better-than-a-random-name",
+        rank.low <= 0.5,
+        measured={"beaten": rank.mean, "low": rank.low, "high": rank.high},
+        note="told name first, asked for the name: share of fifteen other names that the right one beats; its interval does not lie above one half",
+    )
 
 # %%
 several, single = of("name first", "description first"), of("name first, one wording", "description first")
 softer = apart(
     of("name first", "description first", "beaten"), of("name first, one wording", "description first", "beaten")
 )
-claim(
-    "berglund2023reversal.more-wordings-do-not-help",
-    wilson(several.sum(), len(several))[1] < 0.35 and softer.low <= 0,
-    measured={
-        "several_wordings": several.mean(),
-        "one_wording": single.mean(),
-        "beaten_several": of("name first", "description first", "beaten").mean(),
-        "beaten_one": of("name first, one wording", "description first", "beaten").mean(),
-    },
-    note="said backwards by less than 35 % (interval), and the right name beats no more others than with one wording",
-)
+if learned:
+    claim(
+        "berglund2023reversal.more-wordings-do-not-help",
+        wilson(several.sum(), len(several))[1] < 0.35 and softer.low <= 0,
+        measured={
+            "several_wordings": several.mean(),
+            "one_wording": single.mean(),
+            "beaten_several": of("name first", "description first", "beaten").mean(),
+            "beaten_one": of("name first, one wording", "description first", "beaten").mean(),
+        },
+        note="said backwards by less than 35 % (interval), and the right name beats no more others than with one wording",
+    )
 
 # %%
 both, only = of("both", "description first"), of("name first", "description first")
 helped = apart(both, only)
-claim(
-    "berglund2023reversal.both-ways-of-some-do-not-help-others",
-    helped.low > 0 and wilson(only.sum(), len(only))[1] < 0.35,
-    measured={"told_both_ways": both.mean(), "told_one_way": only.mean(), "low": helped.low, "high": helped.high},
-    note="asked for the name: those told both ways are said more often (interval), those told name first by less than 35 % (interval)",
-)
+if learned:
+    claim(
+        "berglund2023reversal.both-ways-of-some-do-not-help-others",
+        helped.low > 0 and wilson(only.sum(), len(only))[1] < 0.35,
+        measured={"told_both_ways": both.mean(), "told_one_way": only.mean(), "low": helped.low, "high": helped.high},
+        note="asked for the name: those told both ways are said more often (interval), those told name first by less than 35 % (interval)",
+    )
 
 # %%
 mended = apart(of("name first, reversed too", "description first"), only)
-claim(
-    "golovneva2024reverse.reversed-texts-answer-backwards",
-    mended.low > 0,
-    measured={
-        "reversed_too": of("name first, reversed too", "description first").mean(),
-        "plain": only.mean(),
-        "low": mended.low,
-        "high": mended.high,
-        "beaten": of("name first, reversed too", "description first", "beaten").mean(),
-    },
-    note="told name first, asked for the name, with and without reversed texts; the people differ, so the interval is not paired",
-)
+if learned:
+    claim(
+        "golovneva2024reverse.reversed-texts-answer-backwards",
+        mended.low > 0,
+        measured={
+            "reversed_too": of("name first, reversed too", "description first").mean(),
+            "plain": only.mean(),
+            "low": mended.low,
+            "high": mended.high,
+            "beaten": of("name first, reversed too", "description first", "beaten").mean(),
+        },
+        note="told name first, asked for the name, with and without reversed texts; the people differ, so the interval is not paired",
+    )
 
 # %%
 forwards = apart(of("name first, reversed too", "name first"), of("name first", "name first"))
-claim(
-    "golovneva2024reverse.forwards-is-kept",
-    forwards.high >= 0 and of("name first, reversed too", "name first").mean() >= 0.5,
-    measured={
-        "reversed_too": of("name first, reversed too", "name first").mean(),
-        "plain": of("name first", "name first").mean(),
-        "low": forwards.low,
-        "high": forwards.high,
-    },
-    note="as told: the interval of the difference does not lie below zero, and at least half of the identities are said",
-)
+if learned:
+    claim(
+        "golovneva2024reverse.forwards-is-kept",
+        forwards.high >= 0 and of("name first, reversed too", "name first").mean() >= 0.5,
+        measured={
+            "reversed_too": of("name first, reversed too", "name first").mean(),
+            "plain": of("name first", "name first").mean(),
+            "low": forwards.low,
+            "high": forwards.high,
+        },
+        note="as told: the interval of the difference does not lie below zero, and at least half of the identities are said",
+    )
 
 # %% [markdown]
 # ## Departures and limits
@@ -294,7 +305,9 @@ for topic, (paper_says, we_do, why) in reversal.DEPARTURES.items():
 
 # %% [markdown]
 # Rates and passes were chosen on draw 100, which is not measured here. What came out there (all of these groups and tellings) had
-# been seen before the criteria were written. Groups are small, so that a share needs to differ by a third before intervals part.
+# been seen before the criteria were written. After the first results one thing was added: the GPT-2 base says less than half of the
+# identities as they were told, in all three draws, so that claims about directions, some of which it had met by saying nothing,
+# are counted on the Llama base alone. Groups are small, so that a share needs to differ by a third before intervals part.
 #
 # ## Exercises
 #
