@@ -298,7 +298,7 @@ def test_newcomers_are_new_and_texts_are_checked() -> None:
     assert not set(drawn.names) & set(Rules(HERE).known)
     rows = corpus(reader(), drawn, "full names", 0)
     assert len(rows) == 8
-    text = reader().tokenizer.decode(rows[0][0], skip_special_tokens=True).strip()
+    text = str(reader().tokenizer.decode(list(rows[0][0]), skip_special_tokens=True)).strip()
     assert text == biographies(drawn, TELLINGS["full names"], 0)[0][0]
     assert set(named()) == {"full names", "all three"}
     with pytest.raises(BadInput, match="empty"):

@@ -13,6 +13,7 @@ names and objects stay whole, which is reverse training (golovneva2024reverse).
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -139,11 +140,9 @@ def texts(identity: Identity) -> list[str]:
 
 def identity_rows(lm: LM, identities: Sequence[Identity]) -> list[Row]:
     """Every text as a row. Raises BadInput when two people share a name or a description."""
-    for kind, keys in {
-        "name": [each.name for each in identities],
-        "description": [(each.plays, each.keeps) for each in identities],
-    }.items():
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})  # type: ignore[call-overload]
+    described = [f"of who plays the {each.plays} and keeps a {each.keeps}" for each in identities]
+    for kind, keys in (("name", [each.name for each in identities]), ("description", described)):
+        twice = [key for key, times in Counter(keys).items() if times > 1]
         if twice:
             raise BadInput(f"the {kind} {twice[0]} belongs to two people: neither could be asked for; drop one")
     return text_rows(lm, [text for each in identities for text in texts(each)])
