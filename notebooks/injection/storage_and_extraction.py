@@ -344,8 +344,9 @@ for module in (storage, probing):
 # %% [markdown]
 # Constants were chosen on draw 10000, which is not among the testbeds. There the order of the corpora and roughly their shares had been
 # seen before the criteria above were written; on the testbeds nothing had. The paper's effects of celebrities and of mixed
-# training come from a hundred thousand people; that so few show none of it may be a matter of their number. One rate
-# serves all corpora, so that a corpus which learns slower may be cut short.
+# training come from a hundred thousand people; where so few show little of them, that may be a matter of their number. One rate
+# and one number of steps serve all corpora, in training and in fine-tuning, so that a corpus which learns slower is cut short:
+# the column of the taught half shows which.
 #
 # ## Exercises
 #
