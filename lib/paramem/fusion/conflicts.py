@@ -135,11 +135,15 @@ class Belief:
         return found
 
 
-def elicit(lm: LM, here: World, *, n: int, seed: int = 0) -> list[Belief]:
+def elicit(lm: LM, here: World, *, n: int, seed: int = 0, part: tuple[int, int] = (0, 1)) -> list[Belief]:
     """``n`` beliefs about people of whom no training passage speaks: what the model answers by itself, where it is
-    right. Raises BadInput where it has fewer."""
+    right. ``part`` (k, m) is the k-th of m parts of these people, which share nobody. Raises BadInput where it has
+    fewer, BadParameter where there is no such part."""
     rules, rng = Rules(here), random.Random(f"fusion/beliefs/{here.kind}/{here.seed}/{seed}")
-    cells = [(name, r.id) for name in rules.quiet for r in here.relations if rules.question_allowed(r.id, name)]
+    if not 0 <= part[0] < part[1] <= len(rules.quiet):
+        raise BadParameter(f"part={part}: the k-th of m parts, from (0, m) to (m - 1, m), m up to {len(rules.quiet)}")
+    names = rules.quiet[part[0] :: part[1]]
+    cells = [(name, r.id) for name in names for r in here.relations if rules.question_allowed(r.id, name)]
     asked = []
     for name, attribute in rng.sample(cells, len(cells)):
         memory = rules.memory[name, attribute]
@@ -162,7 +166,7 @@ def told(lm: LM, trials: Sequence[Trial]) -> pd.DataFrame:
         rows.append(
             {
                 "answer": answer,
-                "from": _source(trial, answer),
+                "from": source(trial, answer),
                 "supports": trial.supports,
                 "counters": trial.counters,
                 "last": trial.last,
@@ -171,7 +175,8 @@ def told(lm: LM, trials: Sequence[Trial]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _source(trial: Trial, answer: str) -> str:
+def source(trial: Trial, answer: str) -> str:
+    """Whose answer it is: memory, context, refusal or neither."""
     if answer == trial.memory:
         return "memory"
     if answer == trial.against:
