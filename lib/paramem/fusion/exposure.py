@@ -7,8 +7,8 @@
 An exposure is one statement of one fact, in one of its wordings, read once. Everything else is the same for all: the
 wordings come in turn, every object is drawn from all of its kind, the relation that is never told goes round, and
 statements of everybody are shuffled into one stream, together with rows of what the testbed was trained on (replay).
-So what differs between two groups of facts is how often they were stated, as in the counterfactual half of
-kandpal2022longtail, where training is repeated with documents on a fact taken out.
+So what differs between two groups of facts is how often they were stated, and frequency is a cause here, where
+kandpal2022tail has to count documents first.
 
 One relation of every person is never told. What a model says to it tells whether it knows the fact or the name.
 """
@@ -60,7 +60,7 @@ class Exposed:
 
     exposures  statements of this fact
     level      statements of each of the person's told facts
-    told       whether it is one of these; if not, exposures is 0 whatever the level
+    told       whether it is one of these (stated no times at level 0); if not, exposures is 0 at every level
     """
 
     belief: Belief
