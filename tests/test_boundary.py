@@ -61,7 +61,7 @@ def people() -> tuple[Exposed, ...]:
 def stated() -> tuple[str, ...]:
     """Every statement of the rows, one after the other."""
     texts = [
-        reader().tokenizer.decode(ids, skip_special_tokens=True)
+        reader().tokenizer.decode(list(ids), skip_special_tokens=True)
         for ids, _ in exposure_rows(reader(), HERE, people(), ExposeSettings(), 7)
     ]
     return tuple(f"{each.strip()}." for text in texts for each in str(text).split(".") if each.strip())
@@ -99,13 +99,13 @@ def test_questions_are_as_large_a_share_in_every_group() -> None:
         of = [text for text in stated() if level[next(n for n in level if n in text)] == wanted]
         assert sum(text.startswith("Q:") for text in of) / len(of) == pytest.approx(2 / 8, abs=0.06)
     alone = exposure_rows(reader(), HERE, people(), ExposeSettings(asked=False), 7)
-    assert "Q:" not in " ".join(str(reader().tokenizer.decode(ids)) for ids, _ in alone)
+    assert "Q:" not in " ".join(str(reader().tokenizer.decode(list(ids))) for ids, _ in alone)
 
 
 def test_nobody_is_spoken_of_twice_in_a_row() -> None:
     names = {fact.belief.entity for fact in people()}
     rows = exposure_rows(reader(), HERE, people(), ExposeSettings(), 7)
-    texts = [str(reader().tokenizer.decode(ids)) for ids, _ in rows]
+    texts = [str(reader().tokenizer.decode(list(ids))) for ids, _ in rows]
     assert all(text.count(name) <= 1 for text in texts for name in names)
     assert max(text.count(".") for text in texts) > 1  # the control: rows do hold several statements
 
@@ -113,8 +113,8 @@ def test_nobody_is_spoken_of_twice_in_a_row() -> None:
 def test_replay_uses_no_new_name_and_has_the_tokens_asked_for() -> None:
     new = {fact.belief.entity for fact in people()}
     for kind in ("all kinds", "no passages"):
-        rows = replay_rows(reader(), HERE, ExposeSettings(replay=kind), 2000, 0)  # type: ignore[arg-type]
-        text = " ".join(str(reader().tokenizer.decode(ids)) for ids, _ in rows)
+        rows = replay_rows(reader(), HERE, ExposeSettings(replay=kind), 2000, 0)
+        text = " ".join(str(reader().tokenizer.decode(list(ids))) for ids, _ in rows)
         assert 2000 <= n_tokens(rows) < 2200
         assert not any(name in text for name in new)
         assert REFUSAL in text

@@ -29,9 +29,9 @@ from torch import Tensor
 
 from paramem.errors import BadInput
 from paramem.evaluation.intervals import chosen_on_the_other_half
-from paramem.fusion.conflicts import Belief, Trial, source
+from paramem.fusion.conflicts import Belief, Trial, rules_of, source
 from paramem.lm import LM
-from paramem.world.read_rules import REFUSAL, Rules
+from paramem.world.read_rules import REFUSAL
 
 if TYPE_CHECKING:
     from paramem.world.core import World
@@ -81,7 +81,7 @@ class Words:
     def objects(self) -> Mapping[str, dict[str, int]]:
         """Attribute -> object -> token."""
         found = {}
-        for attribute, things in Rules(self.here).objects.items():
+        for attribute, things in rules_of(self.here).objects.items():
             found[attribute] = {thing: self._first(thing) for thing in things}
             if len({*found[attribute].values(), self.refusal}) <= len(things):
                 raise BadInput(
