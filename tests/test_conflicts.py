@@ -37,6 +37,15 @@ def test_beliefs_are_what_the_model_says_by_itself_of_people_in_no_passage() -> 
         elicit(reader(), HERE, n=10_000)
 
 
+def test_parts_of_the_people_share_nobody() -> None:
+    parts = [elicit(reader(), HERE, n=10, part=(k, 3)) for k in range(3)]
+    names = [{b.entity for b in part} for part in parts]
+    assert len(set().union(*names)) == sum(map(len, names))
+    assert {b.entity for b in elicit(reader(), HERE, n=10)} & names[1]  # the control: the whole does share them
+    with pytest.raises(BadParameter, match="part="):
+        elicit(reader(), HERE, n=1, part=(3, 3))
+
+
 @pytest.mark.parametrize(("supports", "counters"), [(0, 1), (1, 0), (1, 1), (2, 1), (1, 3)])
 def test_evidence_is_counted_and_worded_differently(supports: int, counters: int) -> None:
     lasts: Counter[str] = Counter()

@@ -53,6 +53,14 @@ def test_grids_and_growth() -> None:
     assert len(plots.growth(table, "title", ylabel="share").axes[0].lines) == 2
 
 
+def test_promises_draw_a_diagonal_and_a_line_of_every_kind() -> None:
+    table = pd.DataFrame({"confidence": [0.1, 0.9] * 2, "right": [0.2, 0.7] * 2, "of": ["a"] * 4, "kind": list("xxyy")})
+    (axis,) = plots.promises(table.assign(low=0.0, high=1.0), "title", panels="of", lines="kind").axes
+    diagonal, *drawn = [line for line in axis.lines if line.get_linestyle() == "-"]
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
+    assert [list(line.get_ydata()) for line in drawn] == [[0.2, 0.7]] * 2
+
+
 def test_scatter_draws_every_row_once_under_its_kind() -> None:
     table = pd.DataFrame({"x": [0.0, 1, 2, 3], "y": [0.0, 1, 4, 9], "layer": [0, 0, 1, 2], "of": ["a", "b", "a", "a"]})
     figure = plots.scatter(table, "title", x="x", y="y", points="layer", panels="of")

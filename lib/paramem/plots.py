@@ -225,6 +225,28 @@ def scatter(
     return figure
 
 
+def promises(table: pd.DataFrame, title: str, *, panels: str, lines: str) -> Figure:
+    """Reliability diagrams: what was promised (column ``confidence``) against what came true (``right``, with ``low``
+    and ``high``), a line for each value of ``lines``, a panel for each of ``panels``; on the diagonal they agree."""
+    names, kinds = list(dict.fromkeys(table[panels])), list(dict.fromkeys(table[lines]))
+    figure, axes = _figure(len(names), 3.0 * len(names) + 1.9, 3.5, sharex=True, sharey=True)
+    colours = sns.color_palette("viridis", len(kinds) + 1)
+    for axis, name in zip(axes, names, strict=True):
+        axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
+        for kind, colour, marker in zip(kinds, colours, MARKERS, strict=False):
+            part = table[(table[panels] == name) & (table[lines] == kind)]
+            spread = [(part["right"] - part["low"]).clip(lower=0), (part["high"] - part["right"]).clip(lower=0)]
+            axis.errorbar(
+                part["confidence"], part["right"], yerr=spread, fmt=f"{marker}-", color=colour, markersize=4.5,
+                capsize=2, linewidth=1, label=str(kind),
+            )  # fmt: skip
+        axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="promised: mean confidence", title=name)
+    axes[0].set_ylabel("came true: share right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", title=lines, alignment="left")
+    figure.suptitle(fill(title, 40 * len(names) + 20), x=0.01, ha="left", fontsize=10.5)
+    return figure
+
+
 def ripple_strips(
     maps: dict[str, pd.DataFrame], bars: pd.DataFrame, classes: dict[str, str], title: str, *, xlabel: str
 ) -> Figure:

@@ -22,21 +22,23 @@ import pandas as pd
 from paramem import claim, load
 from paramem.evaluation.intervals import paired, wilson
 from paramem.fusion.conflicts import CONTEXTS, DEPARTURES, elicit, told
-from paramem.fusion.study import shares
+from paramem.fusion.study import drawn, shares
 from paramem.material import world_behind
 from paramem.plots import grid, rates
 
 # %% tags=["parameters"]
-model: str = "read-s0"  # a bundled testbed that reads
+model: str = "read-s0"  # a bundled testbed that reads; "read-s0@draw1" asks about other people
 profile: str = "default"
 seed: int = 0
-n_beliefs: int = 120
+n_beliefs: int = 48
+parts: int = 3  # of the people, who are never the same in two draws below this number
 
 # %%
-lm = load(model)
+base, draw = drawn(model)
+lm = load(base)
 here = world_behind(lm)
-beliefs = elicit(lm, here, n=n_beliefs, seed=seed)
-print(f"{lm.name}: {len(beliefs)} beliefs about {len({b.entity for b in beliefs})} people")
+beliefs = elicit(lm, here, n=n_beliefs, seed=draw + 1000 * seed, part=(draw % parts, parts))
+print(f"{lm.name}, draw {draw}: {len(beliefs)} beliefs about {len({b.entity for b in beliefs})} people")
 
 # %% [markdown]
 # ## What the papers report
@@ -51,7 +53,7 @@ print(f"{lm.name}: {len(beliefs)} beliefs about {len({b.entity for b in beliefs}
 
 # %%
 belief = beliefs[0]
-rng = random.Random(seed)
+rng = random.Random(draw + 1000 * seed)
 one = [belief.context(here, kind, rng) for kind in CONTEXTS]
 for trial, answer in zip(one, told(lm, one)["answer"], strict=True):
     print(f"{trial.prompt} -> {answer}")
@@ -210,7 +212,8 @@ for topic, (paper, we, why) in DEPARTURES.items():
 
 # %% [markdown]
 # The testbeds were trained to follow a passage against memory, but never on a passage that contradicts itself: what one sentence does
-# was taught, what two do was not. All facts were stated equally often, so nothing is said about rare and frequent ones.
+# was taught, what two do was not. All facts were stated equally often: what changes where some are rare and others frequent is
+# measured in `fusion/knowledge_boundary`, together with how sure the model is.
 #
 # ## Exercises
 #

@@ -17,6 +17,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import pandas as pd
@@ -53,6 +54,12 @@ DEPARTURES: dict[str, tuple[str, str, str]] = {
 }
 
 
+@cache
+def rules_of(here: World) -> Rules:
+    """The rules of a world, with what they hold of every person worked out once for all trials."""
+    return Rules(here)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """A prompt, what memory says to it, and what the context says against it (None where it says nothing)."""
@@ -77,7 +84,7 @@ class Belief:
 
     def balanced(self, here: World, supports: int, counters: int, rng: random.Random) -> Trial:
         """Evidence for the belief and against it in random order; raises BadParameter for more than wordings."""
-        rules = Rules(here)
+        rules = rules_of(here)
         wordings = [
             here.relation(self.attribute).templates["en"].index(text)
             for text in rules.templates(self.attribute, self.entity)
@@ -124,7 +131,7 @@ class Belief:
 
     def _elsewhere(self, here: World, n: int, rng: random.Random) -> list[Snippet]:
         """Sentences about other people, whom the training passages spoke of, with other objects than the answer."""
-        rules = Rules(here)
+        rules = rules_of(here)
         if not 1 <= n <= len(rules.met):
             raise BadParameter(f"{n} sentences of irrelevant context: at least one, and at most {len(rules.met)}")
         found = []
@@ -135,11 +142,15 @@ class Belief:
         return found
 
 
-def elicit(lm: LM, here: World, *, n: int, seed: int = 0) -> list[Belief]:
+def elicit(lm: LM, here: World, *, n: int, seed: int = 0, part: tuple[int, int] = (0, 1)) -> list[Belief]:
     """``n`` beliefs about people of whom no training passage speaks: what the model answers by itself, where it is
-    right. Raises BadInput where it has fewer."""
-    rules, rng = Rules(here), random.Random(f"fusion/beliefs/{here.kind}/{here.seed}/{seed}")
-    cells = [(name, r.id) for name in rules.quiet for r in here.relations if rules.question_allowed(r.id, name)]
+    right. ``part`` (k, m) is the k-th of m parts of these people, which share nobody. Raises BadInput where it has
+    fewer, BadParameter where there is no such part."""
+    rules, rng = rules_of(here), random.Random(f"fusion/beliefs/{here.kind}/{here.seed}/{seed}")
+    if not 0 <= part[0] < part[1] <= len(rules.quiet):
+        raise BadParameter(f"part={part}: the k-th of m parts, from (0, m) to (m - 1, m), m up to {len(rules.quiet)}")
+    names = rules.quiet[part[0] :: part[1]]
+    cells = [(name, r.id) for name in names for r in here.relations if rules.question_allowed(r.id, name)]
     asked = []
     for name, attribute in rng.sample(cells, len(cells)):
         memory = rules.memory[name, attribute]
@@ -162,7 +173,7 @@ def told(lm: LM, trials: Sequence[Trial]) -> pd.DataFrame:
         rows.append(
             {
                 "answer": answer,
-                "from": _source(trial, answer),
+                "from": source(trial, answer),
                 "supports": trial.supports,
                 "counters": trial.counters,
                 "last": trial.last,
@@ -171,7 +182,8 @@ def told(lm: LM, trials: Sequence[Trial]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _source(trial: Trial, answer: str) -> str:
+def source(trial: Trial, answer: str) -> str:
+    """Whose answer it is: memory, context, refusal or neither."""
     if answer == trial.memory:
         return "memory"
     if answer == trial.against:
