@@ -1,8 +1,7 @@
 r"""LaPael (kang2024lapael): noise on early layers that is learned to do to a sentence's states what rewording would do.
 
     paraphraser = learn(lm, lessons, LatentSettings(), seed=0)       # once, on facts that have paraphrases
-    noise = Noise.learned(paraphraser, seed=0)
-    tuned = fine_tune(lm, rows, settings, during=noise.applied)      # new facts, which have none
+    tuned = fine_tune(lm, rows, settings, during=paraphraser.noise(seed=0).applied)      # new facts, which have none
 
 Steps, after Figure 3 and the released code (github.com/krafton-ai/LaPael). The paper's text was not at hand, so its
 equations are named in words:
@@ -29,40 +28,29 @@ equations are named in words:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log
-from typing import NamedTuple, TypeAlias, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from paramem.arch import Site
 from paramem.errors import BadInput, BadParameter, IncompatibleIntervention
+from paramem.injection.noise import Factor, Noise
 from paramem.lm import LM
 from paramem.tokens import Batch
 
-# (place among the noisy layers, state [B, T, d], generator) -> factor, of a shape that multiplies the state
-Factor: TypeAlias = Callable[[int, Tensor, torch.Generator], Tensor]
-
 # Where we do something else: topic -> (what the paper or its released code does, what we do, why).
 DEPARTURES: dict[str, tuple[str, str, str]] = {
-    "layers": (
-        "the first 5 of 32, below the trained ones",
-        "the first 2 of 6, below the trained ones",
-        "a testbed has six; with one, noise could not build on noise",
-    ),
+    "layers": ("the first 5 of 32 (code)", "the first 2 of 6", "with one, no noise would meet noise of a layer below"),
     "states compared": (
-        "inputs of layers 16 to 31 and the final state",
+        "inputs of layers 16 to 31 and the final state (code)",
         "those of layers 3 to 5 and the final state",
         "the upper half here as there",
     ),
-    "softplus": (
-        "becomes the identity above 2 / 0.693 (code)",
-        "log2(1 + 2^x) everywhere",
-        "the released one jumps there by a sixteenth",
-    ),
+    "softplus": ("the identity above 2 / 0.693 (code)", "log2(1 + 2^x) everywhere", "the released one jumps there"),
     "rows without noise": (
         "every document four times in a batch, once without noise (code)",
         "every row is left alone with probability one quarter, whenever it is met",
@@ -70,14 +58,10 @@ DEPARTURES: dict[str, tuple[str, str, str]] = {
     ),
     "length of training": (
         "10 passes over 1000 sentences, four draws each, batches of 16, rate 0.001 (code)",
-        "40 steps of 8 sentences, four draws each, rate 0.002",
+        "40 steps of 8 sentences, four draws each, rate 0.002, and ten steps of the masks for each, rate 0.01",
         "chosen on people of a draw that is not reported; it takes seconds",
     ),
-    "names": (
-        "entities found by a language model",
-        "the subject and the object",
-        "they are known here",
-    ),
+    "names": ("entities that a language model found (code)", "subject and object", "they are known here"),
 }
 
 
@@ -92,6 +76,7 @@ class LatentSettings:
     share        of a sentence's tokens that masks are to let noise in at
     temperature  of the masks
     batch        sentences of a step
+    mask_steps   steps of the masks, which are small, for each of the factors
     """
 
     layers: tuple[int, ...] = (0, 1)
@@ -103,6 +88,8 @@ class LatentSettings:
     steps: int = 40
     batch: int = 8
     lr: float = 2e-3
+    mask_lr: float = 1e-2
+    mask_steps: int = 10
 
     def __post_init__(self) -> None:
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
@@ -111,8 +98,8 @@ class LatentSettings:
             raise BadParameter(
                 f"{self}: a deviation takes two draws or more; steps and batch are at least 1, share lies in (0, 1)"
             )
-        if min(self.floor, self.temperature, self.lr) <= 0:
-            raise BadParameter(f"{self}: floor, temperature and lr are positive")
+        if min(self.floor, self.temperature, self.lr, self.mask_lr) <= 0:
+            raise BadParameter(f"{self}: floor, temperature and rates are positive")
 
 
 class Lesson(NamedTuple):
@@ -198,6 +185,10 @@ class Paraphraser(nn.Module):
         part = self[place]
         return 1 + part.mask(state, self.temperature, generator) * (part.z(state, generator) - 1)
 
+    def noise(self, *, seed: int, clean: float = 0.25) -> Noise:
+        """What a model is trained under; a share of the rows is left alone."""
+        return Noise(self.factor, self.layers, generator=torch.Generator().manual_seed(seed), clean=clean)
+
 
 # Learning
 
@@ -210,31 +201,40 @@ def learn(
     seed: int = 0,
     watch: Callable[[int, float, float], None] | None = None,
 ) -> Paraphraser:
-    """The paraphraser of a model, which stays as it is; frozen, ready for `Noise.learned`.
+    """The paraphraser of a model, which stays as it is; frozen, ready for `Paraphraser.noise`.
 
     watch: called after every step with its number, the distance to the paraphrases and the loss of the masks.
     Raises BadSite for a layer that does not exist, BadInput for lessons from which nothing can be learned.
     """
     check_lessons(lm, lessons, settings)
     generator = torch.Generator().manual_seed(seed)
-    paraphraser = Paraphraser(lm.d_model, settings.layers, settings.temperature, seed=seed).to(lm.device)
-    target = moments(lm, [lesson.paraphrases for lesson in lessons], settings)
-    batch, names = encoded(lm, lessons)
-    optim = torch.optim.Adam(paraphraser.parameters(), lr=settings.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optim, settings.steps)
+    paraphraser = Paraphraser(lm.d_model, settings.layers, settings.temperature, seed=seed).to(lm.device, lm.dtype)
+    task = encode(lm, lessons, settings)
+    parts = [paraphraser[place] for place in range(len(settings.layers))]
+    masks = [p for part in parts for p in part.s.parameters()]
+    factors = [p for part in parts for p in (*part.mean.parameters(), *part.g.parameters())]
+    optims = [torch.optim.Adam(some, lr=lr) for some, lr in ((factors, settings.lr), (masks, settings.mask_lr))]
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, settings.steps) for each in optims]
     for number in range(settings.steps):
         chosen = torch.randint(len(lessons), (settings.batch,), generator=generator)
         with torch.enable_grad():
-            distance, shut = losses(lm, paraphraser, batch, names, target, chosen, settings, generator)
-            optim.zero_grad()
-            # The loss is the sum over places, its report the mean.
-            (distance.mean(0).sum() + shut).backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(paraphraser.parameters(), 1.0)
-        optim.step()
-        schedule.step()
+            distance, mask_task = losses(lm, paraphraser, task.some(chosen), settings, generator)
+            _step(optims[0], factors, distance.mean(0).sum())
+            for _ in range(settings.mask_steps):
+                shut = mask_task()
+                _step(optims[1], masks, shut)
+        for schedule in schedules:
+            schedule.step()
         if watch is not None:
             watch(number, distance.mean().item(), shut.item())
     return paraphraser.requires_grad_(False)
+
+
+def _step(optim: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor) -> None:
+    optim.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optim.step()
 
 
 def check_lessons(lm: LM, lessons: Sequence[Lesson], settings: LatentSettings) -> None:
@@ -251,8 +251,27 @@ def check_lessons(lm: LM, lessons: Sequence[Lesson], settings: LatentSettings) -
             )
 
 
-def encoded(lm: LM, lessons: Sequence[Lesson]) -> tuple[Batch, Tensor]:
-    """The sentences, and which of their tokens [F, T] belong to subject or object."""
+class Task(NamedTuple):
+    """Lessons as tensors: F sentences of T tokens, and their paraphrases' states at S places."""
+
+    batch: Batch
+    names: Tensor  # [F, T] bool: tokens of subject and object
+    mu_p: Tensor  # [F, S, d]
+    sigma_p: Tensor  # [F, S, d]
+
+    def some(self, chosen: Tensor) -> Task:
+        """Those of some sentences."""
+        batch = self.batch.rows(chosen)
+        return Task(batch, self.names[chosen, : batch.input_ids.shape[1]], self.mu_p[chosen], self.sigma_p[chosen])
+
+
+def encode(lm: LM, lessons: Sequence[Lesson], settings: LatentSettings) -> Task:
+    """The sentences, their names, and what they are to be brought close to. Raises SubjectNotInPrompt."""
+    return Task(*encode_sentences(lm, lessons), *moments(lm, [each.paraphrases for each in lessons], settings))
+
+
+def encode_sentences(lm: LM, lessons: Sequence[Lesson]) -> tuple[Batch, Tensor]:
+    """Prompts with their objects, and which tokens belong to subject or object."""
     batch = lm.encode([each.prompt for each in lessons], [f"{each.object}." for each in lessons])
     names = batch.target_mask
     for row, each in enumerate(lessons):
@@ -262,34 +281,32 @@ def encoded(lm: LM, lessons: Sequence[Lesson]) -> tuple[Batch, Tensor]:
 
 
 def losses(
-    lm: LM,
-    paraphraser: Paraphraser,
-    batch: Batch,
-    names: Tensor,
-    target: tuple[Tensor, Tensor],
-    chosen: Tensor,
-    settings: LatentSettings,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Distance of the chosen sentences to their paraphrases [B, S], features averaged, and the loss of the masks."""
-    part = batch.rows(chosen.repeat_interleave(settings.draws))
-    width = part.input_ids.shape[1]
-    named, real = names[chosen.repeat_interleave(settings.draws), :width], part.attention_mask.bool()
-    shut: list[Tensor] = []
+    lm: LM, paraphraser: Paraphraser, task: Task, settings: LatentSettings, generator: torch.Generator
+) -> tuple[Tensor, Callable[[], Tensor]]:
+    """Distances [F, S] of the sentences to their paraphrases, and the loss of the masks at the states that were met."""
+    real = task.batch.attention_mask.bool().repeat_interleave(settings.draws, 0)
+    named = task.names.repeat_interleave(settings.draws, 0)
+    met: list[Tensor] = []
 
     def spared(place: int, state: Tensor, generator: torch.Generator) -> Tensor:
         """Names are spared for certain; the mask only learns to."""
-        layer = paraphraser[place]
-        shut.append(mask_loss(torch.sigmoid(layer.s(state))[..., 0], named, real, settings.share))
-        return 1 + (real & ~named)[..., None] * (layer.z(state, generator) - 1)
+        met.append(state.detach())
+        return 1 + (real & ~named)[..., None] * (paraphraser[place].z(state, generator) - 1)
 
-    noise = Noise(spared, settings.layers, generator=generator, clean=0.0)
-    with noise.applied(lm):
-        states = answer_states(lm, part, settings.states_from)
-    states = states.view(len(chosen), settings.draws, *states.shape[1:])
-    mu_p, sigma_p = (each[chosen] for each in target)
-    distance = symmetric_kl(states.mean(1), states.std(1), mu_p, sigma_p, settings.floor).mean(-1)
-    return distance, torch.stack(shut).mean()
+    def shut() -> Tensor:
+        open_ = [torch.sigmoid(paraphraser[place].s(state))[..., 0] for place, state in enumerate(met)]
+        return torch.stack([mask_loss(p, named, real, settings.share) for p in open_]).mean()
+
+    return distances(lm, spared, task, settings, generator), shut
+
+
+def distances(lm: LM, factor: Factor, task: Task, settings: LatentSettings, generator: torch.Generator) -> Tensor:
+    """How far sentences under noise are from their paraphrases [F, S]: `symmetric_kl`, features averaged."""
+    rows = task.batch.rows(torch.arange(len(task.batch)).repeat_interleave(settings.draws))
+    with Noise(factor, settings.layers, generator=generator, clean=0.0).applied(lm):
+        states = answer_states(lm, rows, settings.states_from)
+    states = states.view(len(task.batch), settings.draws, *states.shape[1:])
+    return symmetric_kl(states.mean(1), states.std(1), task.mu_p, task.sigma_p, settings.floor).mean(-1)
 
 
 def answer_states(lm: LM, batch: Batch, start: int) -> Tensor:
@@ -311,41 +328,3 @@ def moments(
     parts = [answer_states(lm, batch.rows(chunk), settings.states_from) for chunk in torch.split(order, rows)]
     each = torch.split(torch.cat(parts)[order.argsort()], [len(some) for some in prompts])
     return torch.stack([some.mean(0) for some in each]), torch.stack([some.std(0) for some in each])
-
-
-# Use
-
-
-class Noise:
-    """Factors on the MLP inputs of some layers, new ones in every forward; the same seed gives the same sequence.
-
-    clean: share of rows that are left alone, drawn anew in every forward and the same for all layers.
-    """
-
-    def __init__(
-        self, factor: Factor, layers: Sequence[int], *, generator: torch.Generator, clean: float = 0.25
-    ) -> None:
-        if not 0 <= clean <= 1:
-            raise BadParameter(f"clean={clean} is a share of rows: it lies in [0, 1]")
-        self.factor, self.layers, self.generator, self.clean = factor, tuple(layers), generator, clean
-
-    @classmethod
-    def learned(cls, paraphraser: Paraphraser, *, seed: int, clean: float = 0.25) -> Noise:
-        """LaPael's own."""
-        return cls(paraphraser.factor, paraphraser.layers, generator=torch.Generator().manual_seed(seed), clean=clean)
-
-    @contextmanager
-    def applied(self, lm: LM) -> Iterator[LM]:
-        """The model with this noise in every forward inside the context. Raises BadSite for a layer that it lacks."""
-        noisy: list[Tensor] = []
-
-        def patch(place: int) -> Callable[[Tensor], Tensor]:
-            def change(state: Tensor) -> Tensor:
-                if place == 0:  # the lowest layer is the first to be run
-                    noisy[:] = [torch.rand(len(state), 1, 1, generator=self.generator).ge(self.clean).to(state)]
-                return state * (1 + noisy[0] * (self.factor(place, state, self.generator) - 1))
-
-            return change
-
-        with lm.hooked(patch={Site("mlp_in", layer): patch(place) for place, layer in enumerate(self.layers)}):
-            yield lm

@@ -20,10 +20,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from paramem.arch import Site
 from paramem.errors import BadParameter
 from paramem.facts import Fact, Probe
 from paramem.fusion.training import TrainSettings, fine_tune, matched, text_row
-from paramem.injection.latent_paraphrases import Noise, Paraphraser
+from paramem.injection.latent_paraphrases import (
+    LatentSettings,
+    Lesson,
+    Paraphraser,
+    distances,
+    encode,
+    encode_sentences,
+)
+from paramem.injection.noise import Factor, Noise
 from paramem.lm import LM
 from paramem.world.recipe import Row
 
@@ -63,24 +72,34 @@ def bank_of(lm: LM, paraphraser: Paraphraser, texts: Sequence[str], *, seed: int
     return torch.stack([factors[real] for factors in found])
 
 
-def blind(bank: Tensor, layers: Sequence[int], *, seed: int, clean: float = 0.25) -> Noise:
-    """The control of equal size: Gaussian around 1, with the root mean square of a bank [L, N, d] at each layer."""
-    sizes: list[float] = (bank - 1).square().mean((1, 2)).sqrt().tolist()
+@torch.no_grad()
+def masks(lm: LM, paraphraser: Paraphraser, facts: Sequence[Fact]) -> pd.DataFrame:
+    """The probability of the mask at every token of the facts' sentences: one row for each layer, sentence and token.
 
-    def factor(place: int, state: Tensor, generator: torch.Generator) -> Tensor:
-        return 1 + sizes[place] * torch.randn(state.shape, generator=generator).to(state)
+    part: whether the token is of a "name" (subject or object) or "other". No noise acts on layers below.
+    """
+    batch, names = encode_sentences(lm, [Lesson(fact.prompt, fact.object, fact.subject, ()) for fact in facts])
+    rows, columns = batch.attention_mask.nonzero(as_tuple=True)
+    ids = batch.input_ids[rows, columns].tolist()
+    sites = [Site("mlp_in", layer) for layer in paraphraser.layers]
+    states = lm.states(batch, sites)
+    tokens = {
+        "sentence": [facts[row].id for row in rows.tolist()],
+        "token": [str(lm.tokenizer.decode([i])).strip() for i in ids],
+        "part": ["name" if named else "other" for named in names[rows, columns].tolist()],
+    }
+    open_ = [torch.sigmoid(paraphraser[place].s(states[site][rows, columns]))[:, 0] for place, site in enumerate(sites)]
+    parts = [
+        pd.DataFrame({**tokens, "layer": site.layer, "mask": p.tolist()}) for site, p in zip(sites, open_, strict=True)
+    ]
+    return pd.concat(parts, ignore_index=True)
 
-    return Noise(factor, layers, generator=torch.Generator().manual_seed(seed), clean=clean)
 
-
-def dealt(bank: Tensor, layers: Sequence[int], *, seed: int, clean: float = 0.25) -> Noise:
-    """The control that does not see its input: a token gets the factors that some token of the bank [L, N, d] got."""
-
-    def factor(place: int, state: Tensor, generator: torch.Generator) -> Tensor:
-        drawn = torch.randint(bank.shape[1], state.shape[:2], generator=generator)
-        return bank[place][drawn.to(bank.device)].to(state)
-
-    return Noise(factor, layers, generator=torch.Generator().manual_seed(seed), clean=clean)
+@torch.no_grad()
+def apart(lm: LM, factor: Factor, lessons: Sequence[Lesson], settings: LatentSettings, *, seed: int = 0) -> Tensor:
+    """How far each sentence [F] is from its paraphrases under some noise, averaged over the layers compared."""
+    task = encode(lm, lessons, settings)
+    return distances(lm, factor, task, settings, torch.Generator().manual_seed(seed)).mean(1)
 
 
 def rows_of(lm: LM, facts: Sequence[Fact], *, paraphrases: bool = False) -> list[Row]:
