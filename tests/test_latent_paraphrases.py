@@ -12,7 +12,7 @@ from torch import Tensor
 from families import FAMILIES, make_lm
 from paramem.arch import Site
 from paramem.errors import BadInput, BadParameter, BadSite, IncompatibleIntervention, SubjectNotInPrompt
-from paramem.fusion.training import TrainSettings, fine_tune, matched, plan, text_row
+from paramem.fusion.training import TrainSettings, fine_tune, matched, n_tokens, plan, text_row
 from paramem.injection.latent_paraphrases import (
     LatentSettings,
     Lesson,
@@ -51,7 +51,7 @@ SHORT = LatentSettings(steps=20)
 
 
 @cache
-def testbed() -> LM:
+def recaller() -> LM:
     return load("gpt2-s0")
 
 
@@ -68,7 +68,7 @@ def lessons() -> tuple[Lesson, ...]:
 @cache
 def paraphraser() -> Paraphraser:
     """Learned on the first forty lessons."""
-    return learn(testbed(), lessons()[:40], SHORT, seed=0)
+    return learn(recaller(), lessons()[:40], SHORT, seed=0)
 
 
 def untrained(lm: LM, layers: tuple[int, ...] = (0, 1), seed: int = 0) -> Paraphraser:
@@ -196,8 +196,8 @@ def test_learned_factors_depend_on_the_state_and_dealt_ones_do_not() -> None:
 
 
 def test_blind_noise_is_as_large_as_the_learned_one_at_every_layer() -> None:
-    bank = bank_of(testbed(), paraphraser(), [f"{p.prompt} {p.target}." for p in told(news().facts)])
-    state = torch.ones(200, 10, testbed().d_model)
+    bank = bank_of(recaller(), paraphraser(), [f"{p.prompt} {p.target}." for p in told(news().facts)])
+    state = torch.ones(200, 10, recaller().d_model)
     for control in (blind(bank, (0, 1), seed=0), dealt(bank, (0, 1), seed=0)):
         for place, factors in enumerate(bank):
             size = (factors - 1).square().mean().sqrt().item()
@@ -234,14 +234,20 @@ def test_noise_comes_off_again_also_when_the_body_raises() -> None:
 
 
 def test_learning_changes_the_paraphraser_alone_and_training_the_chosen_weights_alone() -> None:
-    lm = testbed()
+    lm = recaller()
     fingerprint = lm.fingerprint()
     start, para = Paraphraser(lm.d_model, SHORT.layers, SHORT.temperature, seed=0), paraphraser()
     assert lm.fingerprint() == fingerprint
     assert all(not torch.equal(a, b) for a, b in zip(start.parameters(), para.parameters(), strict=True))
     assert not any(p.requires_grad for p in (*para.parameters(), *lm.model.parameters()))
     learned = [p.clone() for p in para.parameters()]
-    after = fine_tune(lm, rows_of(lm, news().facts[:4]), ONCE, train=upper_mlps(2), during=para.noise(seed=0).applied)
+    after = fine_tune(
+        lm,
+        rows_of(lm, news().facts),
+        TrainSettings(passes=1, lr=1e-3, tokens=64),
+        train=upper_mlps(2),
+        during=para.noise(seed=0).applied,
+    )
     assert all(torch.equal(a, b) for a, b in zip(learned, para.parameters(), strict=True))
     assert all(p.grad is None for p in para.parameters())
     moved = {name for name, p in weights(after).items() if not torch.equal(p, weights(lm)[name])}
@@ -249,20 +255,20 @@ def test_learning_changes_the_paraphraser_alone_and_training_the_chosen_weights_
 
 
 def distance(para: Paraphraser, some: tuple[Lesson, ...]) -> Tensor:
-    return apart(testbed(), para.factor, some, SHORT, seed=5)
+    return apart(recaller(), para.factor, some, SHORT, seed=5)
 
 
 def test_what_is_learned_holds_for_sentences_that_were_not_among_the_lessons() -> None:
-    unlearned = Paraphraser(testbed().d_model, SHORT.layers, SHORT.temperature, seed=0)
+    unlearned = Paraphraser(recaller().d_model, SHORT.layers, SHORT.temperature, seed=0)
     kept_back = lessons()[40:]
     assert not {lesson.subject + lesson.object for lesson in kept_back} & {
         lesson.subject + lesson.object for lesson in lessons()[:40]
     }
-    assert distance(paraphraser(), kept_back).mean() < 0.6 * distance(unlearned, kept_back).mean()
+    assert distance(paraphraser(), kept_back).mean() < 0.8 * distance(unlearned, kept_back).mean()
 
 
 def test_masks_learn_to_spare_the_names_of_people_they_never_met() -> None:
-    lm = testbed()
+    lm = recaller()
     some = [Lesson(f.prompt, f.object, f.subject, tuple(p.prompt for p in unseen([f]))) for f in news().facts]
     batch, names, *_ = encode(lm, some, SHORT)
     rest = batch.attention_mask.bool() & ~names
@@ -287,7 +293,7 @@ def test_moments_are_those_of_each_sentence_s_own_paraphrases() -> None:
 
 def test_learning_is_repeatable() -> None:
     few = LatentSettings(steps=2, batch=2)
-    one, same, other = (learn(testbed(), lessons()[:4], few, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (learn(recaller(), lessons()[:4], few, seed=seed) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
@@ -296,7 +302,7 @@ def test_learning_is_repeatable() -> None:
 
 
 def test_what_cannot_be_learned_from_is_refused() -> None:
-    lm = testbed()
+    lm = recaller()
     lesson = lessons()[0]
     with pytest.raises(BadSite, match=r"mlp_in.9: layer must be 0..5"):
         learn(lm, [lesson], LatentSettings(layers=(0, 9)))
@@ -375,13 +381,18 @@ def test_lessons_of_the_map_speak_of_no_person() -> None:
     assert all(lesson.prompt not in lesson.paraphrases for lesson in found)
 
 
-def test_arms_take_as_many_steps_and_the_model_stays_as_it_is() -> None:
-    lm, facts = testbed(), news().facts[:6]
-    settings = StudySettings(training=TrainSettings(passes=6, lr=1e-3, tokens=64))
+def test_arms_see_as_many_tokens_and_the_model_stays_as_it_is() -> None:
+    lm, facts = recaller(), news().facts
+    settings = StudySettings(training=TrainSettings(passes=12, lr=1e-3, tokens=128))
     plain, more = rows_of(lm, facts), rows_of(lm, facts, paraphrases=True)
     assert len(more) == 3 * len(plain)
-    steps = [len(list(plan(rows, matched(settings.training, rows, plain), 0))) for rows in (plain, more)]
-    assert abs(steps[0] - steps[1]) <= 1
+    seen = [
+        sum(n_tokens(batch) for _, batch in plan(rows, matched(settings.training, rows, plain), 0))
+        for rows in (plain, more)
+    ]
+    assert seen[1] == pytest.approx(seen[0], rel=0.1)
+    facts = facts[:6]
+    settings = StudySettings(training=TrainSettings(passes=6, lr=1e-3, tokens=64))
     fingerprint = lm.fingerprint()
     models = train_arms(lm, facts, {"plain": Arm(), "noise": Arm(lambda: paraphraser().noise(seed=0))}, settings)
     assert lm.fingerprint() == fingerprint

@@ -177,8 +177,8 @@ tokens.pivot_table(index="layer", columns="part", values="mask").round(2)
 # %% [markdown]
 # ## Eight ways to train the same facts in
 #
-# Equal numbers of tokens and steps, the same weights trained, three rows in four under noise where there is any. *Blind* noise is as
-# large as LaPael's. *Dealt* noise is LaPael's own, given to the wrong tokens.
+# As many tokens in steps of about the same size, the same weights trained, three rows in four under noise where there is any. *Blind*
+# noise is as large as LaPael's. *Dealt* noise is LaPael's own, given to the wrong tokens.
 
 # %%
 early_layers = settings.layers

@@ -227,6 +227,7 @@ def learn(
             schedule.step()
         if watch is not None:
             watch(number, distance.mean().item(), shut.item())
+    paraphraser.zero_grad(set_to_none=True)
     return paraphraser.requires_grad_(False)
 
 

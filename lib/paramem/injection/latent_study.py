@@ -3,8 +3,8 @@
     models = train_arms(lm, news, noises, StudySettings(), seed=0)
     table = recall(models, {"told": told(news), "unseen": unseen(news), "old": old})
 
-Every arm sees as many tokens in as many steps, in batches of the same size, and trains the same weights: the MLPs above
-the noisy layers. The arms without paraphrases see the same rows in the same order.
+Every arm sees as many tokens, in steps of about the same size, and trains the same weights: the MLPs above the noisy
+layers. The arms without paraphrases see the same rows in the same order.
 """
 
 from __future__ import annotations
