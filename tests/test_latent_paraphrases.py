@@ -21,6 +21,7 @@ from paramem.injection.latent_paraphrases import (
     concrete,
     encode,
     learn,
+    losses,
     mask_loss,
     moments,
     softplus2,
@@ -278,6 +279,16 @@ def test_masks_learn_to_spare_the_names_of_people_they_never_met() -> None:
         mask = torch.sigmoid(para[0].s(state))[..., 0]
         gaps[name] = (mask[rest].mean() - mask[names].mean()).item()
     assert gaps["learned"] > 0.15 > abs(gaps["untrained"])
+
+
+def test_names_get_no_noise_while_it_is_learned() -> None:
+    lm, some = recaller(), lessons()[:4]
+    task, para = encode(lm, some, SHORT), untrained(recaller())
+    everything = task._replace(names=torch.ones_like(task.names))
+    still = apart(lm, lambda place, state, _: torch.ones_like(state), some, SHORT)
+    for given, unmoved in ((everything, True), (task, False)):
+        distance, _ = losses(lm, para, given, SHORT, generator())
+        assert torch.allclose(distance.mean(1), still, rtol=1e-4) == unmoved
 
 
 def test_moments_are_those_of_each_sentence_s_own_paraphrases() -> None:
