@@ -5,9 +5,9 @@
 A bare step is transformers' own forward with logits at every token, the loss, a backward and a step of AdamW on a batch
 that lies ready. Training promises 85 % of its throughput at least, which is a ratio of 1 / 0.85 at most; the rows are
 drawn, sorted, cut and padded on the way. Answers are generated with a key-value cache: the unit is one forward of all
-prompts, and the other side of the comparison, the same answers without a cache, is printed too. Adapters of
-documents trained side by side are measured against the same ones trained one by one, answers under merged adapters
-against the bare model's.
+prompts, and the other side of the comparison, the same answers without a cache, is printed too. Noise that is learned
+(`paramem.injection`) is measured against the same training without it. Adapters of documents trained side by side are
+measured against the same ones trained one by one, answers under merged adapters against the bare model's.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from paramem.fusion.training import (
 )
 from paramem.injection import rag_study
 from paramem.injection.document_encoding import EncodingSettings
+from paramem.injection.latent_paraphrases import Paraphraser
+from paramem.injection.latent_study import upper_mlps
 from paramem.injection.parametric_rag import Corpus, PragSettings, encode
 from paramem.material import world_behind
 from paramem.models import LM
@@ -73,6 +75,21 @@ def training(lm: LM, repeats: int) -> Iterator[Measured]:
             bare_steps(lm, rows, settings),
             repeats,
         )
+
+
+def noise(lm: LM, repeats: int) -> Iterator[Measured]:
+    ground = prepare(world_behind(lm), 0)
+    rows = infusion_rows(lm, ground.here, ground.split.parametric[:20], InfusionSettings())
+    settings, train = TrainSettings(passes=1, lr=1e-6), upper_mlps(2)
+    paraphraser = Paraphraser(lm.d_model, (0, 1), 0.1, seed=0).to(lm.device, lm.dtype).requires_grad_(False)
+    yield measure(
+        f"training under latent paraphrases, {n_tokens(rows)} tokens",
+        f"without noise (throughput {THROUGHPUT:.0%})",
+        1 / THROUGHPUT,
+        lambda: fine_tune(lm, rows, settings, train=train, during=paraphraser.noise(seed=0).applied),
+        lambda: fine_tune(lm, rows, settings, train=train),
+        repeats,
+    )
 
 
 @torch.no_grad()
@@ -142,7 +159,7 @@ def injecting(lm: LM, repeats: int) -> Iterator[Measured]:
 
 def main(model: str = "read-s0", repeats: int = 5) -> None:
     """Measure everything on MODEL; the exit status is 1 when a budget is exceeded."""
-    run((training, asking, injecting), model, repeats)
+    run((training, noise, asking, injecting), model, repeats)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -124,7 +125,9 @@ def answer_rows(lm: LM, questions: Sequence[Question]) -> list[Row]:
 
 
 def text_row(lm: LM, text: str) -> Row:
-    """A text between the tokens that begin and end one."""
+    """A text between the tokens that begin and end one. Raises BadInput for an empty one, PromptTooLong."""
+    if not text.strip():
+        raise BadInput("an empty passage is to be trained on: leave it out")
     batch = lm.encode([text])
     ids = [*batch.input_ids[0].tolist(), int(lm.tokenizer.eos_token_id)]
     if len(ids) > lm.max_length:
@@ -158,21 +161,27 @@ def fine_tune(
     seed: int = 0,
     name: str = "",
     watch: Callable[[float, LM], None] | None = None,
+    train: Callable[[LM], Iterable[nn.Parameter]] | None = None,
+    during: Callable[[LM], AbstractContextManager[object]] = nullcontext,
 ) -> LM:
     """A copy of the model after training on the rows. Raises BadInput without rows.
 
     watch: called with the number of passes done and the model as it is, after every whole pass.
+    train: the parameters of the copy that are trained (all of them by default).
+    during: what the copy is under while it takes a step.
     """
     if not rows:
         raise BadInput(f"{lm.name} is to be trained on no rows")
     after = LM.of(copy.deepcopy(lm.model), lm.tokenizer, name or lm.name)
-    after.model.requires_grad_(True)
+    for parameter in after.model.parameters() if train is None else train(after):
+        parameter.requires_grad_(True)
     optim = optimiser(after.model, Stage(steps=1, lr=settings.lr, weight_decay=0.0))
     each = steps_per_pass(rows, settings)
     for done, (rate, batch) in enumerate(plan(rows, settings, seed), 1):
         for group in optim.param_groups:
             group["lr"] = rate
-        step(after, optim, *collate(batch))
+        with during(after):
+            step(after, optim, *collate(batch))
         if watch is not None and done % each == 0:
             watch(done / each, after)
     after.model.requires_grad_(False)
