@@ -32,9 +32,10 @@ from paramem.world.weights import write_atomically
 
 FOLDER = Path(__file__).parent / "trained"
 SEEDS = (0, 1, 2)
-HEADS = {8: 2, 12: 3}
+HEADS = {8: 2, 12: 3, 16: 4}
 RATES = {100: 0.03, 1000: 0.02}  # learning rate by exposures, chosen on people and seeds from 9000 on
 STEPS_AN_EPOCH = {100: 8, 1000: 4}
+LOADS = (1.6, 2.4, 3.2, 4.8)  # bits a parameter that there are to know
 JUNK_RATIO = 1.6  # bits a parameter that the people of the junk cells hold
 
 Data: TypeAlias = Literal["clean", "strangers", "strangers, marked", "repeated"]
@@ -79,9 +80,10 @@ def cells() -> tuple[Cell, ...]:
     """Every cell. What is told 1000 times costs ten times as much, so that experts are told 100 times only."""
     found: list[Cell] = []
     for exposures in (1000, 100):
-        found += [Cell("gpt2", width, exposures, ratio) for width in (8, 12) for ratio in (1.6, 2.4)]
-        found += [Cell("llama", 12, exposures, ratio) for ratio in (1.6, 2.4)]
-    found += [Cell("gpt2", 8, 100, 3.2), Cell("moe", 8, 100, 2.4)]
+        found += [Cell("gpt2", width, exposures, ratio) for width in (8, 12) for ratio in LOADS]
+        found += [Cell("gpt2", 16, exposures, ratio) for ratio in LOADS[1:3]]
+        found += [Cell("llama", 12, exposures, ratio) for ratio in LOADS]
+    found += [Cell("moe", 8, 100, ratio) for ratio in LOADS[:3]]
     kinds: tuple[Data, ...] = ("strangers", "strangers, marked", "repeated")
     return (*found, *(Cell("gpt2", 12, 100, JUNK_RATIO, data) for data in kinds))
 

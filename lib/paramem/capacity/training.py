@@ -141,8 +141,7 @@ def trained(
     models = Stack.initialised(shape, seeds)
     decayed = torch.cat([torch.full((t.numel(),), float(shape.is_matrix(n))) for n, t in models.tensors.items()])
     adam = torch.optim.AdamW([models.buffer], lr=how.lr, betas=how.betas, weight_decay=0.0, fused=True)
-    steps, gradient = how.steps(len(people[0])), models.buffer.grad
-    assert gradient is not None  # a stack makes it
+    steps = how.steps(len(people[0]))
     streams = [_batches(p, t, s) for p, s, t in zip(people, seeds, tellings, strict=True)]
     for step in range(steps):
         rate = how.rate((step + 1) / steps)
@@ -153,7 +152,7 @@ def trained(
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
         models.buffer.mul_(1 - rate * how.weight_decay * decayed)
-        gradient.zero_()
+        models.forget()
     return models
 
 
