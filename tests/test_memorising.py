@@ -21,7 +21,7 @@ from paramem.bounds.memorising import (
     trained_in_full,
 )
 from paramem.bounds.risk import finite_hypothesis_bound
-from paramem.bounds.smoothing import ALPHAS
+from paramem.bounds.smoothing import LONG_ALPHAS
 from paramem.errors import BadParameter
 
 SMALL = Drinks(names=10, noise=0.5)
@@ -58,7 +58,7 @@ def test_the_true_risk_is_the_mean_over_new_documents() -> None:
     np.testing.assert_allclose(found.empirical_bits, found.true_bits, atol=0.02)
     other = judge(SHAPE, theta, [new] * 3, Drinks(names=10, noise=0.0))
     assert np.abs(found.empirical - other.true).max() > 0.02, "the control: of another distribution it is not"
-    assert found.true_bits.shape == (len(ALPHAS), 3)
+    assert found.true_bits.shape == (len(LONG_ALPHAS), 3)
 
 
 def test_every_model_is_its_start_and_the_numbers_in_its_code() -> None:
@@ -67,7 +67,7 @@ def test_every_model_is_its_start_and_the_numbers_in_its_code() -> None:
             values = Code.unpack(REGIME.code(row).pack()).values()
             w = torch.from_numpy(values.astype(np.float32))
             assert torch.allclose(START + REGIME.projector(SHAPE)(w), weights, atol=1e-6)
-    assert numbers.unique().tolist() == [-1.0, 0.0, 1.0]
+    assert torch.unique(numbers).tolist() == [-1.0, 0.0, 1.0]
     assert not torch.allclose(theta[0], theta[1])
     assert REGIME.bits(numbers)[0] > REGIME.code(numbers[0]).bits
 
