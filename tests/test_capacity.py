@@ -178,6 +178,56 @@ def test_an_expert_is_a_feed_forward_layer_and_only_the_best_one_answers() -> No
     assert 1.0 - 1e-5 <= float(uneven) <= 3.0  # 1 when tokens and weight are spread evenly
 
 
+def test_names_of_more_parts_are_more_names() -> None:
+    people = Biographies.drawn(people=50, seed=0, parts=3)
+    assert people.names.shape == (50, 3)
+    assert people.parts == 3
+    assert people.rows().shape == (50, 10)
+    assert len({tuple(row) for row in people.names.tolist()}) == 50
+    assert strangers(4, torch.Generator(), 3).shape == (4, 10)
+    known = losses(Stack.initialised(Shape(width=8), (0,)), [people], rows=7)
+    assert known.pool == 64**3
+    assert known.names.shape == known.values.shape == (1, 50)
+    whole = losses(Stack.initialised(Shape(width=8), (0,)), [people])
+    assert torch.allclose(known.values, whole.values, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "moe"])
+def test_a_stack_stays_on_its_device(architecture: grid.Architecture) -> None:
+    """On the device without numbers: an operation that mixed it with the CPU would raise."""
+    models = Stack.initialised(Shape(architecture=architecture, width=8), (0, 1), "meta")
+    logits, unbalanced = models.run(torch.zeros(2, 3, 5, dtype=torch.long, device="meta"))
+    assert logits.device.type == unbalanced.device.type == models.gradient.device.type == "meta"
+    logits.sum().backward()
+    models._rotary[5] = torch.zeros(5, 4), torch.zeros(5, 4)
+    with pytest.raises(RuntimeError):
+        models.run(torch.zeros(2, 3, 5, dtype=torch.long, device="meta"))
+
+
+def test_large_cells_reach_thirty_million_parameters_by_the_path_that_small_ones_take() -> None:
+    large = grid.large_cells()
+    assert max(cell.shape.parameters() for cell in large) > 30_000_000
+    assert all(2 * cell.people <= 64**cell.parts for cell in (*large, *grid.cells()))
+    assert {cell.parts for cell in grid.cells()} == {2}
+    assert len({cell.name for cell in (*large, *grid.cells())}) == len(large) + len(grid.cells())
+    said = grid.measured(grid.Cell("gpt2", 8, 100, 0.1, layers=1), 0, "cpu").split()
+    assert said[0] == "gpt2-d8-l1-x100-r10:"
+    assert float(said[3]) > 0.5 * float(said[5])
+
+
+def test_numbers_are_assigned_and_gradients_forgotten_in_place() -> None:
+    models, other = Stack.initialised(Shape(width=8), (0, 1)), Stack.initialised(Shape(width=8), (2, 3))
+    ids = torch.randint(VOCABULARY, (2, 3, 6), generator=torch.Generator().manual_seed(1))
+    models.logits(ids).sum().backward()
+    assert models.gradient.abs().sum() > 0
+    assert models.gradient.shape == models.flat.shape
+    models.assign(other.flat)
+    models.forget()
+    assert torch.equal(models.flat, other.flat)
+    assert torch.equal(models.logits(ids), other.logits(ids))
+    assert models.gradient.abs().sum() == 0
+
+
 def test_training_teaches_its_own_people_and_nobody_else() -> None:
     people = [Biographies.drawn(people=12, seed=seed) for seed in (0, 1)]
     models = trained(Shape(width=8), people, (0, 1), Telling(exposures=60, batch=6, lr=0.03))

@@ -50,6 +50,14 @@ def test_the_gradient_in_w_is_the_transpose_of_that_in_theta() -> None:
     torch.testing.assert_close(gradient, projector.transpose(-target))
 
 
+def test_many_vectors_at_once_are_each_on_its_own() -> None:
+    projector = KroneckerProjector.random(1_003, 30, 1, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    w, v = (torch.randn(2, 3, n, generator=generator, dtype=torch.float64) for n in (30, 1_003))
+    torch.testing.assert_close(projector(w)[1, 2], projector(w[1, 2]))
+    torch.testing.assert_close(projector.transpose(v)[0, 1], projector.transpose(v[0, 1]))
+
+
 def test_the_seed_decides() -> None:
     one, again, other = (KroneckerProjector.random(500, 20, seed) for seed in (0, 0, 1))
     assert torch.equal(one.left, again.left)

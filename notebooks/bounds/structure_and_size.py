@@ -324,7 +324,7 @@ claim(
 # an upper limit: so it is with the documents in order against the shuffled ones.
 #
 # Training meets about one in 25 of the documents, so the empirical risk is mostly one on unseen documents, and true and empirical
-# risk are alike by construction; nothing here says what the bounds would be for models that memorise. "Vacuous" is measured
+# risk are alike by construction; models that memorise are in `bounds/memorising`. "Vacuous" is measured
 # against all of $V$, of which the documents hold little more than half; bounds on shuffled documents (7.47 to 7.50 bits on the four
 # draws) are below guessing among all words and not below guessing among those that occur. The grid of alpha ends at 0.56;
 # a bound whose alpha is there may be too large, and would be listed above. `fresh-llama-s0` draws the documents of

@@ -314,8 +314,8 @@ claim(
 # against all of $V$.
 #
 # Training meets about a sixth of the documents, so the empirical risk is mostly one on unseen documents. That the bounds hold and
-# that they are pessimistic are checks that could hardly fail in this regime; a model that memorises its documents would test
-# them. One draw of documents gives one bound for each model and metric; that a bound fails at most in a share $\delta$ of redrawn
+# that they are pessimistic are checks that could hardly fail in this regime; `bounds/memorising` tests bounds where they
+# can. One draw of documents gives one bound for each model and metric; that a bound fails at most in a share $\delta$ of redrawn
 # document sets is not measured here. `fresh-llama-s0` draws the documents of `fresh-gpt2-s0`, because the seed is the same: four
 # draws are three sets of documents. The grid of $\alpha$ ends at 0.56; bounds whose alpha is there (printed above) may be
 # too large, by some tenths of a bit where they are below guessing. At $\alpha = 1$ the model guesses, the range is 0 and so is what

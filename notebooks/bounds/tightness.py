@@ -428,7 +428,7 @@ claim(
 #
 # Training meets about a tenth of the 50,000 documents, so the empirical risk is mostly one on unseen documents. That all bounds lie
 # above the true risk, and that the difference of the risks is a small part of what a bound adds, are checks that could hardly
-# fail in this regime. A model that memorises its documents would test them; none is trained here, and with a thousand documents
+# fail in this regime. `bounds/memorising` trains models that memorise, where they can; here, with a thousand documents,
 # the interval of the gap includes zero on all four draws.
 #
 # The grid of alpha ends at 0.56. Where the best alpha is that value (printed above) a larger one may give a smaller bound. At an

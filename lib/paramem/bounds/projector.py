@@ -64,24 +64,29 @@ class KroneckerProjector:
         )
 
     def __call__(self, w: Tensor) -> Tensor:
-        """P w, (n_parameters,), of w (dimension,); differentiable."""
+        """P w, (..., n_parameters), of w (..., dimension); differentiable."""
         self._check(w, self.dimension)
         rows, columns = self.left.shape[1], self.right.shape[1]
-        omega = torch.nn.functional.pad(w, (0, rows * columns - len(w))).view(rows, columns)
-        return (self.left @ omega @ self.right.T).flatten()[: self.n_parameters]
+        padded = torch.nn.functional.pad(w, (0, rows * columns - w.shape[-1]))
+        omega = torch.unflatten(padded, -1, (rows, columns))
+        # Q2 first, so that the one large product has rows of Theta as they lie in memory; so has its gradient
+        theta: Tensor = (self.left @ (omega @ self.right.T)).flatten(-2)
+        return theta[..., : self.n_parameters]
 
     def transpose(self, v: Tensor) -> Tensor:
-        """P^T v, (dimension,), of v (n_parameters,): the gradient in w, of one in theta."""
+        """P^T v, (..., dimension), of v (..., n_parameters): the gradient in w, of one in theta."""
         self._check(v, self.n_parameters)
         columns = len(self.right)
-        whole = len(v) // columns  # rows of Theta that v fills; the last one may be cut off, and is not padded
-        omega = self.left[:whole].T @ (v[: whole * columns].view(whole, columns) @ self.right)
-        if rest := len(v) - whole * columns:
-            omega = omega + torch.outer(self.left[whole], v[-rest:] @ self.right[:rest])
-        return omega.flatten()[: self.dimension]
+        whole, rest = divmod(v.shape[-1], columns)  # rows of Theta that v fills, and of the one that is cut off
+        theta = torch.unflatten(v[..., : whole * columns], -1, (whole, columns))
+        omega: Tensor = (self.left[:whole].T @ theta) @ self.right  # Q1 first: it reads Theta row by row, once
+        if rest:
+            last = v[..., whole * columns :] @ self.right[:rest]
+            omega = omega + self.left[whole][:, None] * last[..., None, :]
+        return omega.flatten(-2)[..., : self.dimension]
 
     def _check(self, vector: Tensor, length: int) -> None:
-        if vector.shape != (length,):
+        if not vector.ndim or vector.shape[-1] != length:
             raise BadInput(f"a vector of shape {tuple(vector.shape)} where the projector takes ({length},)")
 
 

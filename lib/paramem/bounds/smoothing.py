@@ -20,6 +20,8 @@ from paramem.bounds.risk import bits_of_choice, finite_hypothesis_bound, subsamp
 from paramem.errors import BadInput, BadParameter
 
 ALPHAS = tuple(10.0 ** (-k / 4) for k in range(1, 25))  # from 0.56 to 1e-6, four a decade
+# Up to nearly guessing, where bounds from few documents end. 32 values: a choice among 24 costs as many whole bits.
+LONG_ALPHAS = (0.99, 0.98, 0.96, 0.93, 0.89, 0.84, 0.75, 0.65, *ALPHAS)
 
 
 class Interval(NamedTuple):

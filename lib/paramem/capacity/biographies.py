@@ -43,44 +43,51 @@ DEPARTURES = {
 class Biographies:
     """People with names and values, as symbols 0 to SYMBOLS - 1."""
 
-    names: Tensor  # [N, NAME_PARTS]
+    names: Tensor  # [N, parts]
     values: Tensor  # [N, ATTRIBUTES]
 
     @classmethod
-    def drawn(cls, *, people: int, seed: int) -> Biographies:
-        """People of different names; raises BadParameter when there are not so many names."""
-        if not 1 <= people <= NAME_POOL:
-            raise BadParameter(f"{people} people cannot be drawn: there are {NAME_POOL} names, and each is given once")
+    def drawn(cls, *, people: int, seed: int, parts: int = NAME_PARTS) -> Biographies:
+        """People of different names of so many parts; raises BadParameter when there are not so many names."""
+        pool = SYMBOLS**parts
+        if not 1 <= people <= pool:
+            raise BadParameter(f"{people} people cannot be drawn: there are {pool} names, and each is given once")
         generator = torch.Generator().manual_seed(seed)
-        places = torch.randperm(NAME_POOL, generator=generator)[:people]
+        places = torch.randperm(pool, generator=generator)[:people]
         values = torch.randint(SYMBOLS, (people, ATTRIBUTES), generator=generator)
-        return cls(torch.stack([places // SYMBOLS, places % SYMBOLS], dim=1), values)
+        digits = [places // SYMBOLS**power % SYMBOLS for power in reversed(range(parts))]
+        return cls(torch.stack(digits, dim=1), values)
+
+    @property
+    def parts(self) -> int:
+        """Tokens of a name."""
+        return self.names.shape[1]
 
     def __len__(self) -> int:
         return len(self.names)
 
     def rows(self, beginning: int = BEGIN) -> Tensor:
-        """Token ids ``[N, 1 + NAME_PARTS + ATTRIBUTES]``."""
+        """Token ids ``[N, 1 + parts + ATTRIBUTES]``."""
         first = torch.full((len(self), 1), beginning)
         return torch.cat([first, self.names + SPECIAL, self.values + SPECIAL], dim=1)
 
 
-def strangers(rows: int, generator: torch.Generator) -> Tensor:
+def strangers(rows: int, generator: torch.Generator, parts: int = NAME_PARTS) -> Tensor:
     """Token ids ``[rows, T]`` of people whom nobody will meet again: fresh names and values for every row."""
-    drawn = torch.randint(SYMBOLS, (rows, NAME_PARTS + ATTRIBUTES), generator=generator) + SPECIAL
+    drawn = torch.randint(SYMBOLS, (rows, parts + ATTRIBUTES), generator=generator) + SPECIAL
     return torch.cat([torch.full((rows, 1), BEGIN), drawn], dim=1)
 
 
-def bits_a_person(people: int) -> float:
+def bits_a_person(people: int, parts: int = NAME_PARTS) -> float:
     """What there is to know about a person: which names are taken, and the values (Corollary 3.3)."""
-    return log2(NAME_POOL / people) + ATTRIBUTES * log2(SYMBOLS)
+    return log2(SYMBOLS**parts / people) + ATTRIBUTES * log2(SYMBOLS)
 
 
-def people_for(ratio: float, parameters: int) -> int:
+def people_for(ratio: float, parameters: int, parts: int = NAME_PARTS) -> int:
     """How many people hold ``ratio`` bits a parameter when everything about them is known."""
     if ratio <= 0 or parameters < 1:
         raise BadParameter(f"{ratio} bits in each of {parameters} parameters: both are above zero")
-    people: float = ratio * parameters / bits_a_person(NAME_POOL // 8)
+    people: float = ratio * parameters / bits_a_person(SYMBOLS**parts // 8, parts)
     for _ in range(50):
-        people = ratio * parameters / bits_a_person(max(1, round(people)))
-    return int(min(NAME_POOL, max(1, round(people))))
+        people = ratio * parameters / bits_a_person(max(1, round(people)), parts)
+    return int(min(SYMBOLS**parts, max(1, round(people))))

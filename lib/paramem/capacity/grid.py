@@ -3,6 +3,7 @@
     cells()                                       # every cell: a shape, a number of people, a way of telling
     models, people = load(cell, seed=0)           # shipped weights, and what they were told
     python -m paramem.capacity.grid [CELL ...]    # train cells again, all seeds of a cell in one stack
+    python -m paramem.capacity.grid --large --device cuda    # up to 30 million parameters: told, asked, not kept
 
 Weights lie in ``trained/<cell>.safetensors`` as float16, one row a seed. What a cell is called says all
 about it, so the file of another recipe cannot be taken for it.
@@ -24,9 +25,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from paramem.capacity.biographies import Biographies, people_for
+from paramem.capacity.biographies import SYMBOLS, Biographies, people_for
 from paramem.capacity.stacked import Architecture, Shape, Stack
-from paramem.capacity.training import Junk, Telling, trained
+from paramem.capacity.training import Junk, Telling, losses, trained
 from paramem.errors import BadParameter, CorruptFile
 from paramem.world.weights import write_atomically
 
@@ -35,7 +36,11 @@ SEEDS = (0, 1, 2)
 HEADS = {8: 2, 12: 3}
 RATES = {100: 0.03, 1000: 0.02}  # learning rate by exposures, chosen on people and seeds from 9000 on
 STEPS_AN_EPOCH = {100: 8, 1000: 4}
+LOADS = (1.6, 2.4, 3.2, 4.8)  # bits a parameter that there are to know
 JUNK_RATIO = 1.6  # bits a parameter that the people of the junk cells hold
+
+LARGE = {64: 2, 128: 4, 256: 6, 512: 10}  # width: layers, from 0.1 to 32 million parameters
+HEAD_SIZE, LARGE_RATE, LARGEST_BATCH = 64, 1e-3, 2048  # of widths from 64 on; not tuned
 
 Data: TypeAlias = Literal["clean", "strangers", "strangers, marked", "repeated"]
 
@@ -49,20 +54,29 @@ class Cell:
     exposures: int
     ratio: float
     data: Data = "clean"
+    layers: int = 2
 
     @property
     def shape(self) -> Shape:
-        return Shape(architecture=self.architecture, width=self.width, heads=HEADS[self.width])
+        heads = HEADS.get(self.width) or max(1, self.width // HEAD_SIZE)
+        return Shape(architecture=self.architecture, width=self.width, heads=heads, layers=self.layers)
+
+    @property
+    def parts(self) -> int:
+        """Tokens of a name: the fewest with which at most half of all names are taken."""
+        size = self.shape.parameters()
+        return next(n for n in range(2, 9) if 2 * people_for(self.ratio, size, n) <= SYMBOLS**n)
 
     @property
     def people(self) -> int:
-        return people_for(self.ratio, self.shape.parameters())
+        return people_for(self.ratio, self.shape.parameters(), self.parts)
 
     @property
     def telling(self) -> Telling:
         """How the people are told: so that everybody is met once in the same number of steps, whoever else there is."""
-        batch = max(1, self.people // STEPS_AN_EPOCH[self.exposures])
-        plain = Telling(exposures=self.exposures, batch=batch, lr=RATES[self.exposures])
+        batch = min(LARGEST_BATCH, max(1, self.people // STEPS_AN_EPOCH[self.exposures]))
+        rate = RATES[self.exposures] if self.width in HEADS else LARGE_RATE
+        plain = Telling(exposures=self.exposures, batch=batch, lr=rate)
         if self.data == "clean":
             return plain
         kind: Junk = "repeated" if self.data == "repeated" else "strangers"
@@ -71,19 +85,26 @@ class Cell:
     @property
     def name(self) -> str:
         data = "" if self.data == "clean" else f"-{self.data.replace(', ', '-')}"
-        return f"{self.architecture}-d{self.width}-x{self.exposures}-r{round(100 * self.ratio)}{data}"
+        deep = "" if self.layers == 2 else f"-l{self.layers}"
+        return f"{self.architecture}-d{self.width}{deep}-x{self.exposures}-r{round(100 * self.ratio)}{data}"
 
 
 @cache
 def cells() -> tuple[Cell, ...]:
-    """Every cell. What is told 1000 times costs ten times as much, so that experts are told 100 times only."""
+    """Every cell. What is told 1000 times costs ten times as much, so that the largest loads and experts are not."""
     found: list[Cell] = []
-    for exposures in (1000, 100):
-        found += [Cell("gpt2", width, exposures, ratio) for width in (8, 12) for ratio in (1.6, 2.4)]
-        found += [Cell("llama", 12, exposures, ratio) for ratio in (1.6, 2.4)]
-    found += [Cell("gpt2", 8, 100, 3.2), Cell("moe", 8, 100, 2.4)]
+    for exposures, most in ((1000, 3), (100, 4)):
+        found += [Cell("gpt2", 8, exposures, ratio) for ratio in LOADS]
+        found += [Cell("gpt2", 12, exposures, ratio) for ratio in LOADS[:most]]
+        found += [Cell("llama", 12, exposures, ratio) for ratio in LOADS[: most - 1]]
+    found += [Cell("moe", 8, 100, ratio) for ratio in LOADS[:3]]
     kinds: tuple[Data, ...] = ("strangers", "strangers, marked", "repeated")
     return (*found, *(Cell("gpt2", 12, 100, JUNK_RATIO, data) for data in kinds))
+
+
+def large_cells() -> tuple[Cell, ...]:
+    """GPT-2 of up to 32 million parameters, told 100 times. For a GPU: none is shipped, no verdict rests on them."""
+    return tuple(Cell("gpt2", width, 100, ratio, layers=layers) for width, layers in LARGE.items() for ratio in LOADS)
 
 
 def cell(name: str) -> Cell:
@@ -96,12 +117,13 @@ def cell(name: str) -> Cell:
 
 def told(where: Cell, seed: int) -> Biographies:
     """The people of a cell and seed: the same whatever the architecture, if there are as many."""
-    return Biographies.drawn(people=where.people, seed=seed)
+    return Biographies.drawn(people=where.people, seed=seed, parts=where.parts)
 
 
-def train(where: Cell, seeds: Sequence[int] = SEEDS) -> Stack:
+def train(where: Cell, seeds: Sequence[int] = SEEDS, *, device: torch.device | str = "cpu") -> Stack:
     """Train one model a seed, all in one stack."""
-    return trained(where.shape, [told(where, seed) for seed in seeds], seeds, where.telling)
+    people = [told(where, seed) for seed in seeds]
+    return trained(where.shape, people, seeds, where.telling, device=device)
 
 
 def load(where: Cell, seed: int) -> tuple[Stack, Biographies]:
@@ -138,12 +160,27 @@ def write(where: Cell, folder: Path = FOLDER) -> float:
     return seconds
 
 
+def measured(where: Cell, seed: int, device: torch.device | str) -> str:
+    """Train a model of a cell on a device, and say what it knows; it is not kept."""
+    models = train(where, [seed], device=device)
+    known = losses(models, [told(where, seed)], marked=where.telling.marked)
+    return f"{where.name}: {where.shape.parameters():,} parameters, {known.ratio[0]:.2f} of {known.most:.2f} bits each"
+
+
 def main() -> None:
-    """Train the cells named on the command line, or all of them."""
+    """Train the cells named on the command line, or all of them, and store them; large ones only say what they know."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("cells", nargs="*", help="names of cells; all of them by default")
+    parser.add_argument("--large", action="store_true", help="the cells up to 32 million parameters, seed 0")
+    parser.add_argument("--device", default="cpu", help="where the large cells are trained, as in cuda")
+    asked = parser.parse_args()
     torch.set_num_threads(1)
-    for name in parser.parse_args().cells or [each.name for each in cells()]:
+    if asked.large:
+        for each in large_cells():
+            if not asked.cells or each.name in asked.cells:
+                print(measured(each, 0, asked.device), flush=True)
+        return
+    for name in asked.cells or [each.name for each in cells()]:
         print(f"{name}: {write(cell(name)):.0f} s", flush=True)
 
 

@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from paramem.capacity.biographies import NAME_POOL
 from paramem.capacity.bits import name_bits
 from paramem.capacity.grid import Cell, load, told, train
 from paramem.capacity.stacked import Stack
@@ -32,11 +31,18 @@ DEPARTURES = {
 }
 
 
-def ask(cells: Iterable[Cell], seed: int, *, anew: bool = False, bits: int | None = None) -> dict[Cell, Known]:
-    """What each cell's model of a seed knows; trained now if ``anew``, rounded to ``bits`` a weight if given."""
+def ask(
+    cells: Iterable[Cell],
+    seed: int,
+    *,
+    anew: bool = False,
+    bits: int | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[Cell, Known]:
+    """What each cell's model of a seed knows; trained now on a device if ``anew``, rounded to ``bits`` a weight."""
     found = {}
     for cell in cells:
-        models, people = (train(cell, [seed]), told(cell, seed)) if anew else load(cell, seed)
+        models, people = (train(cell, [seed], device=device), told(cell, seed)) if anew else load(cell, seed)
         models = models if bits is None else quantised(models, bits)
         found[cell] = losses(models, [people], marked=cell.telling.marked)
     return found
@@ -92,7 +98,7 @@ def peak(asked: Mapping[Cell, Known], *, architecture: str, exposures: int, most
 def person_bits(known: Known) -> NDArray[np.float64]:
     """``[N]`` bits that a model holds about each person, the names' share divided evenly."""
     people = known.names.shape[1]
-    names = name_bits(people=people, name_pool=NAME_POOL, name_loss=float(known.names.mean())) / people
+    names = name_bits(people=people, name_pool=known.pool, name_loss=float(known.names.mean())) / people
     return known.by_person().numpy() + names
 
 

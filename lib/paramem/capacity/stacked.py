@@ -112,16 +112,35 @@ class Stack:
         """``[M, parameters]``: the numbers of each model."""
         return torch.cat([tensor.detach().flatten(1) for tensor in self.tensors.values()], dim=1)
 
+    @property
+    def gradient(self) -> Tensor:
+        """``[M, parameters]``: the gradients that have been gathered, in the order of `flat`."""
+        return torch.cat([_gathered(tensor).flatten(1) for tensor in self.tensors.values()], dim=1)
+
+    @torch.no_grad()
+    def assign(self, flat: Tensor) -> None:
+        """Give the models the numbers ``[M, parameters]``, in place."""
+        sizes = [tensor[0].numel() for tensor in self.tensors.values()]
+        for tensor, numbers in zip(self.tensors.values(), torch.split(flat, sizes, dim=1), strict=True):
+            tensor.copy_(numbers.view(tensor.shape))
+
+    def forget(self) -> None:
+        """Set the gradients to zero."""
+        _gathered(self.buffer).zero_()
+
     @classmethod
-    def initialised(cls, shape: Shape, seeds: Sequence[int]) -> Stack:
-        """One model a seed: normal matrices of standard deviation 1 / sqrt(inputs), norms of one, biases of zero."""
+    def initialised(cls, shape: Shape, seeds: Sequence[int], device: torch.device | str = "cpu") -> Stack:
+        """One model a seed: normal matrices of standard deviation 1 / sqrt(inputs), norms of one, biases of zero.
+
+        The numbers are drawn on the CPU, so that they do not depend on the device.
+        """
         if not seeds:
             raise BadParameter("a stack needs at least one seed")
         models = []
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
             models.append(torch.cat([_initial(shape, name, size, generator) for name, size in shape.tensors().items()]))
-        return cls(shape, torch.stack(models))
+        return cls(shape, torch.stack(models).to(device))
 
     def __len__(self) -> int:
         return len(self.tensors["embed"])
@@ -137,17 +156,21 @@ class Stack:
 
     def run(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``[M, B, T, vocabulary]``, and each model's load-balancing loss ``[M]`` (0 without experts)."""
+        states, unbalanced = self.states(ids)
+        return (states.flatten(1, 2) @ self.tensors["embed"].mT).view(*ids.shape, -1), unbalanced
+
+    def states(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """What the embedding is applied to for the logits, ``[M, B, T, d]``, and the load-balancing loss ``[M]``."""
         models, rows, tokens = ids.shape
         t = self.tensors
-        offsets = torch.arange(models)[:, None, None] * self.shape.vocabulary
+        offsets = torch.arange(models, device=ids.device)[:, None, None] * self.shape.vocabulary
         x = F.embedding((ids + offsets).flatten(1), t["embed"].reshape(-1, self.shape.width))  # [M, B * T, d]
         unbalanced = x.new_zeros(models)
         for layer in range(self.shape.layers):
             x = x + self._attention(layer, self._norm(f"{layer}.norm1", x), rows, tokens)
             fed, uneven = self._feed_forward(layer, self._norm(f"{layer}.norm2", x))
             x, unbalanced = x + fed, unbalanced + uneven
-        logits = self._norm("norm", x) @ t["embed"].mT
-        return logits.view(models, rows, tokens, -1), unbalanced
+        return self._norm("norm", x).view(models, rows, tokens, -1), unbalanced
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         size, eps, t = (self.shape.width,), self.shape.norm_eps, self.tensors
@@ -166,7 +189,7 @@ class Stack:
         qkv = self._linear(f"{layer}.qkv", x).view(-1, tokens, 3, shape.heads, size).permute(2, 0, 3, 1, 4)
         cos, sin = self._angles(tokens, size)
         turned = qkv[:2] * cos + torch.cat([-qkv[:2, ..., size // 2 :], qkv[:2, ..., : size // 2]], dim=-1) * sin
-        future = torch.full((tokens, tokens), -torch.inf).triu(1)
+        future = torch.full((tokens, tokens), -torch.inf, device=x.device).triu(1)
         # written out: on a few tokens the fused kernel takes twice as long
         weight = torch.softmax(turned[0] @ turned[1].mT * size**-0.5 + future, dim=-1)  # [M * B, H, T, T]
         mixed = (weight @ qkv[2]).transpose(1, 2)
@@ -177,7 +200,7 @@ class Stack:
         if tokens not in self._rotary:
             rates = self.shape.rotary_base ** -(torch.arange(0, size, 2) / size)
             angles = torch.outer(torch.arange(tokens).float(), rates).repeat(1, 2)
-            self._rotary[tokens] = angles.cos(), angles.sin()
+            self._rotary[tokens] = angles.cos().to(self.buffer.device), angles.sin().to(self.buffer.device)
         return self._rotary[tokens]
 
     def _feed_forward(self, layer: int, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,6 +225,11 @@ class Stack:
         out = torch.einsum("mneh,mehd->mnd", chosen, t[f"{layer}.down"])
         out = torch.baddbmm(out, best * weight, t[f"{layer}.down.b"])
         return out, experts * (best.mean(1) * weight.mean(1)).sum(-1)
+
+
+def _gathered(tensor: Tensor) -> Tensor:
+    assert tensor.grad is not None  # a stack makes it
+    return tensor.grad
 
 
 def _initial(shape: Shape, name: str, size: tuple[int, ...], generator: torch.Generator) -> Tensor:

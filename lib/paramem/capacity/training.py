@@ -24,7 +24,6 @@ from paramem.capacity.biographies import (
     BEGIN,
     DOMAIN,
     NAME_PARTS,
-    NAME_POOL,
     SYMBOLS,
     Biographies,
     strangers,
@@ -96,13 +95,19 @@ class Known:
     names: Tensor
     values: Tensor
     parameters: int
+    parts: int = NAME_PARTS
+
+    @property
+    def pool(self) -> int:
+        """How many names there are."""
+        return int(SYMBOLS**self.parts)
 
     @property
     def bits(self) -> list[float]:
         """Bits held, one number a model (Definition 4.3, allenzhu2024capacity)."""
         people = self.names.shape[1]
         return [
-            name_bits(people=people, name_pool=NAME_POOL, name_loss=float(name))
+            name_bits(people=people, name_pool=self.pool, name_loss=float(name))
             + value_bits(people=people, attributes=ATTRIBUTES, diversity=SYMBOLS, value_loss=float(value) / ATTRIBUTES)
             for name, value in zip(self.names.mean(1), self.values.mean(1), strict=True)
         ]
@@ -116,7 +121,7 @@ class Known:
     def most(self) -> float:
         """Bits a parameter, if everything were known."""
         people = self.names.shape[1]
-        there = most_bits(people=people, name_pool=NAME_POOL, attributes=ATTRIBUTES, diversity=SYMBOLS)
+        there = most_bits(people=people, name_pool=self.pool, attributes=ATTRIBUTES, diversity=SYMBOLS)
         return capacity_ratio(there, self.parameters)
 
     def by_person(self, model: int = 0) -> Tensor:
@@ -125,11 +130,17 @@ class Known:
 
 
 def trained(
-    shape: Shape, people: Sequence[Biographies], seeds: Sequence[int], telling: Telling | Sequence[Telling]
+    shape: Shape,
+    people: Sequence[Biographies],
+    seeds: Sequence[int],
+    telling: Telling | Sequence[Telling],
+    *,
+    device: torch.device | str = "cpu",
 ) -> Stack:
     """One model for each set of people, all of one size; raises BadParameter when counts do not fit.
 
-    telling: one for all, or one for each model; those of one stack differ in marks and kind of junk alone.
+    telling: one for all, or one for each model; those of one stack differ in marks and kind of junk alone. device:
+    where the models are; what they read, and in which order, is drawn on the CPU and does not depend on it.
     """
     tellings = [telling] * len(people) if isinstance(telling, Telling) else list(telling)
     if not len(people) == len(seeds) == len(tellings) or len({len(each) for each in people}) != 1:
@@ -138,32 +149,41 @@ def trained(
             f"{len(tellings)} tellings: a stack takes one of each a model, and sets of one size"
         )
     how = tellings[0]
-    models = Stack.initialised(shape, seeds)
-    decayed = torch.cat([torch.full((t.numel(),), float(shape.is_matrix(n))) for n, t in models.tensors.items()])
+    models = Stack.initialised(shape, seeds, device)
+    decays = [torch.full((t.numel(),), float(shape.is_matrix(n))) for n, t in models.tensors.items()]
+    decayed = torch.cat(decays).to(device)
     adam = torch.optim.AdamW([models.buffer], lr=how.lr, betas=how.betas, weight_decay=0.0, fused=True)
-    steps, gradient = how.steps(len(people[0])), models.buffer.grad
-    assert gradient is not None  # a stack makes it
+    steps = how.steps(len(people[0]))
     streams = [_batches(p, t, s) for p, s, t in zip(people, seeds, tellings, strict=True)]
     for step in range(steps):
         rate = how.rate((step + 1) / steps)
         adam.param_groups[0]["lr"] = rate
-        ids = torch.stack([next(stream) for stream in streams])
+        ids = torch.stack([next(stream) for stream in streams]).to(device)
         logits, unbalanced = models.run(ids[..., :-1])
         loss = _nats(logits, ids).mean((1, 2)).sum() + how.balance * unbalanced.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
         models.buffer.mul_(1 - rate * how.weight_decay * decayed)
-        gradient.zero_()
+        models.forget()
     return models
 
 
 @torch.no_grad()
-def losses(models: Stack, people: Sequence[Biographies], *, marked: bool | Sequence[bool] = False) -> Known:
-    """What each model says about its own people (names as the model generates them, values given the name)."""
+def losses(
+    models: Stack, people: Sequence[Biographies], *, marked: bool | Sequence[bool] = False, rows: int = 8192
+) -> Known:
+    """What each model says about its own people (names as the model generates them, values given the name).
+
+    rows: how many people of each model are asked at a time.
+    """
     marks = [marked] * len(people) if isinstance(marked, bool) else list(marked)
     ids = torch.stack([p.rows(DOMAIN if m else BEGIN) for p, m in zip(people, marks, strict=True)])
-    nats = _nats(models.logits(ids[..., :-1]), ids)
-    return Known(nats[..., :NAME_PARTS].sum(-1), nats[..., NAME_PARTS:].sum(-1), models.shape.parameters())
+    parts, found = people[0].parts, []
+    for each in torch.split(ids, rows, dim=1):
+        here = each.to(models.buffer.device)
+        found.append(_nats(models.logits(here[..., :-1]), here).cpu())
+    nats = torch.cat(found, dim=1)
+    return Known(nats[..., :parts].sum(-1), nats[..., parts:].sum(-1), models.shape.parameters(), parts)
 
 
 def _nats(logits: Tensor, ids: Tensor) -> Tensor:
@@ -176,7 +196,7 @@ def _batches(people: Biographies, telling: Telling, seed: int) -> Iterator[Tenso
     """Endless ``[rows, T]``: everybody once in random order before anybody again, and junk among them."""
     generator = torch.Generator().manual_seed(seed + 1_000_003)
     rows = people.rows(DOMAIN if telling.marked else BEGIN)
-    few = strangers(telling.repeated_people, generator)
+    few = strangers(telling.repeated_people, generator, people.parts)
     waiting = rows[:0]
     while True:
         while len(waiting) < telling.batch:
@@ -184,7 +204,7 @@ def _batches(people: Biographies, telling: Telling, seed: int) -> Iterator[Tenso
         told, waiting = waiting[: telling.batch], waiting[telling.batch :]
         more = telling.junk_rows * telling.batch
         if telling.junk == "strangers":
-            told = torch.cat([told, strangers(more, generator)])
+            told = torch.cat([told, strangers(more, generator, people.parts)])
         elif telling.junk == "repeated":
             told = torch.cat([told, few[torch.randint(len(few), (more,), generator=generator)]])
         yield told
