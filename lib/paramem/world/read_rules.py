@@ -28,8 +28,8 @@ class Rules:
     def __post_init__(self) -> None:
         if self.world.kind != "read":
             raise BadInput(
-                f"the world {self.world.kind!r} has no passages, and its testbeds were not taught to read any: choose a "
-                "testbed that reads (-p model=read-s0, -p model=read-gpt2-s0)"
+                f"the world {self.world.kind!r} has no passages, and its testbeds were not taught to read any: choose "
+                "one that reads (-p model=read-s0, -p model=read-gpt2-s0)"
             )
 
     @cached_property
