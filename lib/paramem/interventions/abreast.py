@@ -60,8 +60,10 @@ def abreast(lm: LM, edits: Sequence[Intervention], owners: Sequence[int] | Tenso
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(edits):
         raise BadParameter(f"owners name edits up to {int(rows.max())}, and there are {len(edits)}, counted from 0.")
     by_module: dict[str, dict[str, dict[int, Part]]] = {}
+    names = {name for edit in edits if isinstance(edit, WeightDelta) for name in edit.parts}
+    linear = {name for name in names if _linear(lm, name) is not None}
     for number, edit in enumerate(edits):
-        if not isinstance(edit, WeightDelta) or not fits(lm, edit):
+        if not isinstance(edit, WeightDelta) or not edit.parts.keys() <= linear:
             raise IncompatibleIntervention(
                 f"edit {number}, a {type(edit).__name__}, changes more than linear layers: apply it alone."
             )
