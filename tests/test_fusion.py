@@ -393,7 +393,7 @@ def test_answers_do_not_depend_on_the_batch_and_are_greedy() -> None:
 def test_second_parts_are_asked_behind_the_models_own_first_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def nonsense(lm: LM, prompts: list[str]) -> list[str]:
+    def nonsense(lm: LM, prompts: list[str], **_: object) -> list[str]:
         asked.extend(prompts)
         return ["nothing"] * len(prompts)
 

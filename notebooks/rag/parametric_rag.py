@@ -211,7 +211,9 @@ for k in counts:
             ask(lm, duel.known, f"known, {how}", edits=merged(lm, corpus, foreign, how)).assign(merged=k, how=how),
         ]
 crowd = pd.concat(parts, ignore_index=True).assign(
-    about=lambda t: t["condition"].str.split(",").str[0].map({"pages": "people with a page", "known": "people of old"})
+    about=lambda t: (
+        t["condition"].str.split(",").str[0].map({"pages": "people with a page", "known": "people known before"})
+    )
 )
 crowd_means = crowd.pivot_table(index="merged", columns="condition", values="right")
 before_merging = ask(lm, duel.known, "known")
@@ -612,8 +614,13 @@ for topic, (paper, we, why) in DEPARTURES.items():
     print(f"{topic}: the papers: {paper}. Here: {we}. Why: {why}.")
 
 # %% [markdown]
-# The testbeds were trained to read short passages and to refuse. The models of the paper read less well, from longer texts, and that is
-# where parameters gained on them. Reasoning cannot be asked for: no bundled testbed both composes two steps and reads a passage.
+# The testbeds were trained to read passages of up to five sentences, which a page has, and to refuse. One page is therefore read almost without
+# a mistake, better than a model of the paper reads, and three pages are longer than anything they read before: where reading loses here,
+# it is to length, above all in the GPT-2 testbeds with their learned positions. Refusing was learned, and an adapter unlearns it for
+# everybody: wrong adapters are answered from. Rank and alpha are the paper's; rate and passes are ours, and interference depends on both.
+#
+# The retriever finds every page by its name, so wrong retrieval had to be made. Nobody writes the rewrites and the questions but the
+# world itself: they are free of mistakes. Reasoning cannot be asked for: no testbed both composes two steps and reads a passage.
 #
 # ## Exercises
 #

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -72,10 +73,11 @@ class DocumentAdapter(Intervention):
     @property
     def ranks(self) -> dict[str, int]:
         """The rank of the change of each matrix."""
-        return {name: part.rank for name, part in self._factors.items()}
+        return {name: part.rank for name, part in self.factors.items()}
 
-    @property
-    def _factors(self) -> dict[str, LowRank]:
+    @cached_property
+    def factors(self) -> dict[str, LowRank]:
+        """The change of each matrix, by parameter name."""
         return {name: part for name, part in self.delta.parts.items() if isinstance(part, LowRank)}
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -121,7 +123,7 @@ def merge(adapters: Sequence[DocumentAdapter], how: How = "sum") -> DocumentAdap
 
 def _side_by_side(name: str, adapters: Sequence[DocumentAdapter], weight: float) -> LowRank:
     """alpha * sum_j A_j B_j' of one matrix, with alpha in the factors."""  # Eq. (6), su2025prag
-    parts = [adapter._factors[name] for adapter in adapters if name in adapter._factors]
+    parts = [adapter.factors[name] for adapter in adapters if name in adapter.factors]
     shapes = {part.shape for part in parts}
     if len(shapes) > 1:
         raise IncompatibleIntervention(f"adapters change {name} in shapes {sorted(shapes)}: they fit no one model")
@@ -178,7 +180,7 @@ def _peft_tensors(adapter: DocumentAdapter, modules: Mapping[str, torch.nn.Modul
     """peft's names: lora_A (r, d_in) and lora_B (d_out, r), whichever way the matrix itself is stored."""
     found = []
     for path, module in modules.items():
-        part = adapter._factors[f"{path}.weight"]
+        part = adapter.factors[f"{path}.weight"]
         update = part.T if isinstance(module, Conv1D) else part  # (d_out, d_in)
         for name, factor in (("lora_A", update.right), ("lora_B", update.left)):
             found.append((f"base_model.model.{path}.{name}.weight", factor.detach().cpu().contiguous().clone()))

@@ -131,7 +131,8 @@ def _trained(
 
 def document_losses(lm: LM, ids: Tensor, weights: Tensor, n: int) -> Tensor:
     """Mean next-token loss of each of n documents, (n,), of ids (n b, T), b rows a document."""
-    hidden: Tensor = lm.arch.body(input_ids=ids, use_cache=False).last_hidden_state  # (n b, T, d_model)
+    # Embeddings, not ids: given ids, some families look for padding and warn that no mask was passed.
+    hidden: Tensor = lm.arch.body(inputs_embeds=lm.arch.tokens(ids), use_cache=False).last_hidden_state  # (n b, T, d)
     rows, columns = weights[:, 1:].nonzero(as_tuple=True)
     logits: Tensor = lm.arch.head(hidden[rows, columns])
     losses = nn.functional.cross_entropy(logits, ids[rows, columns + 1], reduction="none")

@@ -210,6 +210,6 @@ class Corpus:
 
 def deltas(lm: LM, adapters: Sequence[DocumentAdapter]) -> list[WeightDelta]:
     """The weight changes of adapters that belong to this model. Raises IncompatibleIntervention."""
-    for adapter in {id(adapter): adapter for adapter in adapters}.values():
+    for adapter in {adapter.base: adapter for adapter in adapters}.values():
         adapter.check(lm)
     return [adapter.delta for adapter in adapters]

@@ -63,8 +63,10 @@ def abreast(lm: LM, edits: Sequence[Intervention], owners: Sequence[int] | Tenso
     rows = torch.as_tensor(range(len(edits)) if owners is None else owners, dtype=torch.long)
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(edits):
         raise BadParameter(f"owners name edits up to {int(rows.max())}, and there are {len(edits)}, counted from 0.")
+    names = {name for edit in edits if isinstance(edit, WeightDelta) for name in edit.parts}
+    linear = {name for name in names if _linear(lm, name) is not None}  # once for all edits, not for each as in `fits`
     for number, edit in enumerate(edits):
-        if not fits(lm, edit):
+        if not isinstance(edit, ModulePatch) and not (isinstance(edit, WeightDelta) and edit.parts.keys() <= linear):
             raise IncompatibleIntervention(
                 f"edit {number}, a {type(edit).__name__}, changes more than linear layers: apply it alone."
             )
@@ -144,18 +146,26 @@ def _factored(parts: Mapping[int, LowRank], owners: Tensor, transposed: bool) ->
     """x A_i B_i for all rows at once; factors of lower rank are filled up with zeros."""
     rank = max(part.rank for part in parts.values())
     factors = [(p.left, p.right) if transposed else (p.right.T, p.left.T) for p in parts.values()]
-    first = torch.stack([nn.functional.pad(one, (0, rank - one.shape[1])) for one, _ in factors])  # (edits, in, r)
-    second = torch.stack([nn.functional.pad(two, (0, 0, 0, rank - len(two))) for _, two in factors])  # (edits, r, out)
+    first = torch.stack([_widened(one, rank) for one, _ in factors])  # (edits, in, r)
+    second = torch.stack([_widened(two.T, rank).T for _, two in factors])  # (edits, r, out)
     place = {number: index for index, number in enumerate(parts)}
     rows = [row for row, number in enumerate(owners.tolist()) if number in place]
     index = torch.tensor(rows, dtype=torch.long, device=owners.device)
     mine = torch.tensor([place[int(owners[row])] for row in rows], dtype=torch.long, device=owners.device)
-    first, second = first[mine], second[mine]
+    first, second, every = first[mine], second[mine], len(rows) == len(owners)
 
     def change(answer: Tensor, x: Tensor) -> None:
-        answer[index] += x[index] @ first.to(x) @ second.to(x)
+        if every:
+            answer += x @ first.to(x) @ second.to(x)
+        else:
+            answer[index] += x[index] @ first.to(x) @ second.to(x)
 
     return change
+
+
+def _widened(factor: Tensor, rank: int) -> Tensor:
+    """(n, r) with columns of zeros up to the rank."""
+    return factor if factor.shape[1] == rank else nn.functional.pad(factor, (0, rank - factor.shape[1]))
 
 
 def _dense(matrix: Tensor, rows: Tensor) -> Change:
