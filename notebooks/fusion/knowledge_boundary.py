@@ -15,7 +15,7 @@
 # [Mallen et al. 2022](https://arxiv.org/abs/2212.10511) (`mallen2022trust`),
 # [Wu et al. 2024](https://arxiv.org/abs/2404.10198) (`wu2024clasheval`),
 # [Gekhman et al. 2024](https://arxiv.org/abs/2405.05904) (`gekhman2024hallucinations`) and
-# [Kadavath et al. 2022](https://arxiv.org/abs/2207.05221) (`kadavath2022know`) are asked. Trains one small model; half a minute on one
+# [Kadavath et al. 2022](https://arxiv.org/abs/2207.05221) (`kadavath2022know`) are asked. Trains one small model; under a minute on one
 # CPU core.
 
 # %%
