@@ -127,7 +127,7 @@ def loss_curves(
         axis.plot(range(len(values)), above, color=colour, marker=marker, markersize=3.5, label=name)
     axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log")
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend(frameon=False)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
     return figure
 

@@ -118,8 +118,8 @@ print("a lesson:  ", lessons[0].prompt, "->", " | ".join(lessons[0].paraphrases)
 # %% [markdown]
 # ## Learning the noise
 #
-# *Late* noise sits on layers 3 and 4 in place of 0 and 1; *map* noise was learned on facts about countries and cities, told in familiar
-# wordings.
+# *Late* noise sits on layers 3 and 4 in place of 0 and 1; what enters layer 3 is out of its reach, and stays in its divergence. *Map*
+# noise was learned on facts about countries and cities, told in familiar wordings.
 
 # %%
 settings = LatentSettings()
@@ -346,7 +346,8 @@ for topic, (paper, we, why) in DEPARTURES.items():
 # %% [markdown]
 # The method is written after a figure and the released code; the paper's text was not at hand. Its facts were new to the model in every
 # respect and asked by questions; here only people are new, and every familiar wording leads to every other. New sentences about
-# one relation share one wording, so that an arm can learn what a wording means and not only who is meant.
+# one relation share one wording, so that an arm can learn what a wording means and not only who is meant. Gains of a few points are
+# within the intervals of one testbed.
 #
 # ## Exercises
 #

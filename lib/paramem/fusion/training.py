@@ -200,7 +200,8 @@ def step(lm: LM, optim: torch.optim.Optimizer, ids: Tensor, weights: Tensor) -> 
 def mean_loss(lm: LM, ids: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean of the next-token losses; the head is run only where there is a weight. Bundled models have no
     dropout, so that the mode of the model does not matter."""
-    hidden: Tensor = lm.arch.body(input_ids=ids, use_cache=False).last_hidden_state  # [B, T, d_model]
+    # Embeddings, not ids: given ids, some families look for padding and warn that no mask was passed.
+    hidden: Tensor = lm.arch.body(inputs_embeds=lm.arch.tokens(ids), use_cache=False).last_hidden_state  # [B, T, d]
     rows, columns = weights[:, 1:].nonzero(as_tuple=True)
     logits: Tensor = lm.arch.head(hidden[rows, columns])  # [N, V]
     losses = nn.functional.cross_entropy(logits, ids[rows, columns + 1], reduction="none")
