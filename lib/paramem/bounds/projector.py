@@ -68,12 +68,7 @@ class KroneckerProjector:
         rows, columns = self.left.shape[1], self.right.shape[1]
         padded = torch.nn.functional.pad(w, (0, rows * columns - w.shape[-1]))
         omega = torch.unflatten(padded, -1, (rows, columns))
-        right = self.right.T
-        if not (w.requires_grad and torch.is_grad_enabled()):
-            right = (
-                right.contiguous()
-            )  # a third of the time, the same numbers; those of the gradient would be rounded anew
-        theta: Tensor = (self.left @ omega @ right).flatten(-2)
+        theta: Tensor = (self.left @ omega @ self.right.T).flatten(-2)
         return theta[..., : self.n_parameters]
 
     def transpose(self, v: Tensor) -> Tensor:
