@@ -59,9 +59,8 @@ class KroneckerProjector:
         if d2 > b:
             d1, d2 = math.ceil(dimension / b), b
         generator = torch.Generator().manual_seed(seed)
-        return cls(
-            _orthonormal(a, d1, generator).to(dtype), _orthonormal(b, d2, generator).to(dtype), n_parameters, dimension
-        )
+        left, right = _orthonormal(a, d1, generator).to(dtype), _orthonormal(b, d2, generator).to(dtype)
+        return cls(left, right, n_parameters, dimension)
 
     def __call__(self, w: Tensor) -> Tensor:
         """P w, (..., n_parameters), of w (..., dimension); differentiable."""
@@ -69,8 +68,7 @@ class KroneckerProjector:
         rows, columns = self.left.shape[1], self.right.shape[1]
         padded = torch.nn.functional.pad(w, (0, rows * columns - w.shape[-1]))
         omega = torch.unflatten(padded, -1, (rows, columns))
-        # Q2 first, so that the one large product has rows of Theta as they lie in memory; so has its gradient
-        theta: Tensor = (self.left @ (omega @ self.right.T)).flatten(-2)
+        theta: Tensor = (self.left @ omega @ self.right.T).flatten(-2)
         return theta[..., : self.n_parameters]
 
     def transpose(self, v: Tensor) -> Tensor:
