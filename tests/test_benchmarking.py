@@ -408,10 +408,7 @@ def test_edits_beside_a_model_say_abreast_what_they_say_alone(name: str) -> None
     assert not np.allclose(sides[0]["logprob"], other, atol=1e-2, equal_nan=True), "the control: each under its own"
     for told in stories(lm, [REQUEST, SECOND], edits, FEW):
         with edits[told.request is SECOND].applied(lm) as edited:
-            assert told.text is not None
-            if name not in ("ice", "ike"):  # there the draws follow the whole prompt
-                assert generated_texts(edited, [told.prompt], FEW) == [told.text]
-            assert told.text.startswith(told.prompt)
+            assert generated_texts(edited, [told.prompt], FEW) == [told.text]
 
 
 # Errors, skills, costs, figures

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class Sampling:
     """How to continue: greedily at temperature 0, else from the `top_k` most probable tokens (all by default).
 
-    A continuation ends before the first `stop` text, at an end-of-text token, or after `max_new_tokens`.
+    A continuation ends before the first `stop` text, at an end-of-text token, or after `max_new_tokens`. Draws follow
+    from the seed and the prompts, or from what is `named` in their place, one text for each.
     """
 
     max_new_tokens: int = 16
@@ -36,6 +37,7 @@ class Sampling:
     top_k: int | None = None
     seed: int = 0
     stop: str | Sequence[str] | None = None
+    named: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -77,7 +79,7 @@ def end_tokens(lm: LM) -> frozenset[int]:
 
 
 def _continued(lm: LM, prompts: Sequence[str], sampling: Sampling) -> _Texts:
-    generators = _generators(prompts, sampling.seed) if sampling.temperature else None
+    generators = _generators(sampling.named or prompts, sampling.seed) if sampling.temperature else None
     texts = _Texts(lm, prompts, sampling.stops)
     with torch.no_grad():
         stream = _Stream(lm, prompts, sampling.max_new_tokens)

@@ -53,7 +53,7 @@ def _told_abreast(
     """All texts in one generation; where a prompt has no room, the others have it still."""
     read = [as_read(edits[i], prompt) for i, prompt in asked]
     with abreast(lm, [inside(edit) for edit in edits], [i for i, _ in asked]) as edited:
-        told = _told(edited, read, how)
+        told = _told(edited, read, how, named=[prompt for _, prompt in asked])
     if told[0] is None and len(asked) > 1:
         half = len(asked) // 2
         return [text for some in (asked[:half], asked[half:]) for text in _told_abreast(lm, some, edits, how)]
@@ -63,9 +63,9 @@ def _told_abreast(
     ]
 
 
-def _told(lm: LM, prompts: Sequence[str], how: Fluency) -> Sequence[str | None]:
+def _told(lm: LM, prompts: Sequence[str], how: Fluency, *, named: Sequence[str] | None = None) -> Sequence[str | None]:
     try:
-        return generated_texts(lm, prompts, how)
+        return generated_texts(lm, prompts, how, named=named)
     except (BadParameter, PromptTooLong):  # long prompts, or what an edit puts before them, leave no room
         return [None] * len(prompts)
 

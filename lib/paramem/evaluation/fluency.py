@@ -14,6 +14,7 @@ from math import log2
 from typing import TYPE_CHECKING
 
 from paramem.errors import BadParameter
+from paramem.generation import Sampling, generate
 
 if TYPE_CHECKING:
     from paramem.models import LM
@@ -54,19 +55,22 @@ def generation_entropy(text: str) -> float:
     return sum(weight * ngram_entropy(words, n) for n, weight in _WEIGHTS.items())
 
 
-def generated_texts(lm: LM, prompts: Sequence[str], settings: Fluency) -> list[str]:
-    """Each prompt with what the model goes on to say."""
+def generated_texts(
+    lm: LM, prompts: Sequence[str], settings: Fluency, *, named: Sequence[str] | None = None
+) -> list[str]:
+    """Each prompt with what the model goes on to say; the draws are those of the prompts, or of what is `named`."""
     longest = int(lm.encode(prompts).lengths.max())
     if (room := lm.max_length - longest) < settings.new_tokens:
         raise BadParameter(
             f"new_tokens is {settings.new_tokens}, but after the longest generation prompt ({longest} tokens) the "
             f"context of {lm.max_length} has room for {max(room, 0)}; lower Fluency(new_tokens=...)"
         )
-    texts = lm.generate(
-        prompts,
+    sampling = Sampling(
         max_new_tokens=settings.new_tokens,
         temperature=settings.temperature,
         top_k=settings.top_k,
         seed=settings.seed,
+        named=named,
     )
+    texts = generate(lm, prompts, sampling)
     return [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
