@@ -170,13 +170,13 @@ def test_ranks_may_differ() -> None:
     both = merge([one, other])
     assert set(both.ranks.values()) == {2 + 5}
     assert same(both.delta, one.delta + other.delta)
-    questions = [duel().questions[0].prompt()] * 3
-    side_by_side = continuations(model(), questions, edits=[one.delta, other.delta, both.delta])
+    questions = [duel().questions[0].prompt()] * 4
+    side_by_side = continuations(model(), questions, edits=[one.delta, other.delta, both.delta, WeightDelta({})])
     one_by_one = []
     for adapter in (one, other, both):
         with adapter.applied(model()) as lm:
             one_by_one += continuations(lm, questions[:1])
-    assert side_by_side == one_by_one
+    assert side_by_side == one_by_one + continuations(model(), questions[:1])
 
 
 def test_what_cannot_be_merged_is_refused() -> None:

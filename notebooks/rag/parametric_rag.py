@@ -12,7 +12,7 @@
 # *Is a document that was found better read, or added to the weights?* [Su et al. 2025](https://arxiv.org/abs/2501.15915)
 # (`su2025prag`) turn every document into a low-rank adapter ahead of time and answer with the sum of the adapters that were
 # retrieved; `anon2024inparameter` puts knowledge for one question into the parameters for a moment. Both are set against reading.
-# Trains five sets of adapters; about forty seconds on one CPU core.
+# Trains five sets of adapters; about a minute on one CPU core.
 
 # %%
 from dataclasses import replace
