@@ -145,10 +145,10 @@ def kind_of_answer(table, key):
 boundary = kind_of_answer(alone[asked_about], "exposures")
 wide = boundary.pivot(index="exposures", columns="answer", values="mean")
 rates(
-    boundary,
+    boundary.assign(told=boundary["exposures"].map("told {} times".format)),
     f"Refused before the training {first:.2f}, after it {wide.loc[0, 'refused']:.2f} of what was never told; "
     f"right: {wide.loc[1, 'right']:.2f} told once, {wide.loc[32, 'right']:.2f} told 32 times",
-    rows="exposures",
+    rows="told",
     columns="answer",
     xlabel="share of questions without context (95 % intervals)",
 )
@@ -316,7 +316,7 @@ swept = pd.concat(
 at_seven = swept[swept["share"] == 70].groupby("look up")["right"].mean()
 curves(
     swept,
-    f"Passages right in 7 of 10 cases: never {at_seven['never']:.2f}, always {at_seven['always']:.2f}, "
+    f"With 70 % true passages: never {at_seven['never']:.2f}, always {at_seven['always']:.2f}, "
     f"the rare {at_seven['the rare']:.2f}, the unsure {at_seven['the unsure']:.2f}",
     x="share",
     y="right",
