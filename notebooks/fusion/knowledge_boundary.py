@@ -192,7 +192,9 @@ evidence = {
 }
 kept = pd.DataFrame({name: found.groupby("exposures")["right"].mean() for name, found in evidence.items()})
 grid(
-    kept.rename(index="told {} times".format),
+    kept.rename(
+        index="told {} times".format, columns={name: f"{n} for\n{m} against" for name, (n, m) in balances.items()}
+    ),
     f"One for and one against: the fact stands in {kept.loc[0, '+ -']:.2f} if never told, in {kept.loc[32, '+ -']:.2f} "
     f"if told 32 times; one against: in {kept.loc[32, '-']:.2f}",
     label="share of the fact's own object",
