@@ -11,6 +11,7 @@ from edits import always, nothing
 from families import make_lm
 from known import FACTS, knowing
 from paramem.errors import BadInput
+from paramem.evaluation.intervals import paired, span
 from paramem.evaluation.ripple import ask_all, ripple
 from paramem.evaluation.ripple_map import (
     CLASSES,
@@ -21,8 +22,8 @@ from paramem.evaluation.ripple_map import (
     class_intervals,
     in_sample,
     known_in,
-    paired,
     ripple_each,
+    sides,
 )
 from paramem.facts import EditRequest, Fact
 from paramem.models import LM
@@ -106,8 +107,13 @@ def test_intervals_are_over_edits_and_pairs_are_of_one_edit() -> None:
     assert ends[0, 0] < 0.5 < ends[0, 1]
     assert ends[2].tolist() == [0, 0]
     assert "object" not in bars.index
-    np.testing.assert_allclose(paired(found, "subject", "relation"), [0.0, 1.0, 0.0])
-    assert len(paired(found.drop(index=0), "subject", "relation")) == 2, "an edit without one of the two is left out"
+    both = sides(found)
+    np.testing.assert_allclose(both["subject"] - both["relation"], [0.0, 1.0, 0.0])
+    fewer = sides(found.drop(index=0))
+    assert (fewer["subject"] - fewer["relation"]).count() == 2, "an edit without one of the two is left out"
+    assert paired(fewer["subject"], fewer["relation"]) == span(
+        (both["subject"] - both["relation"]).drop(index=both.index[0])
+    )
 
 
 def test_a_sample_is_what_the_requests_probes_ask_in_any_form(lm: LM) -> None:

@@ -38,7 +38,9 @@ from paramem.benchmarking.figures import cost_bars, heat_map, pareto, stacked
 from paramem.benchmarking.mistakes import counts, mistakes
 from paramem.benchmarking.skills import after_edits, answered, batteries
 from paramem.benchmarking.variants import beside, together, variants_of
+from paramem.decisions import every
 from paramem.evaluation import evaluate
+from paramem.evaluation.intervals import Span
 from paramem.project import Project
 from paramem.registry import method
 from paramem.taxonomy import load_taxonomy
@@ -50,12 +52,13 @@ text: str = "world"  # ordinary text for second moments
 profile: str = "default"
 seed: int = 0
 layer: int = 0  # the early site of causal tracing, for all editors
-per_task: int = 0  # edits of each task; 0: as many as the profile says
+per_task: int = 0  # edits of each task; 0: eight of each fact task and four of the others, in profile paper 100
 wanted: str = "main"  # "main", "all" (with every variant), or editors by name with commas between
 
 # %%
 lm = load(model)
-tasks = tasks_for(lm, dataset, per_task=per_task or {"paper": 100}.get(profile, 4), probes=1, seed=seed)
+each_task = per_task or (100 if profile == "paper" else {task: 8 if task in FACT_TASKS else 4 for task in TASKS})
+tasks = tasks_for(lm, dataset, per_task=each_task, probes=1, seed=seed)
 materials = materials_for(lm, tasks, dataset, text)
 chosen = editors(wanted)
 questions = sum(1 for requests in tasks.values() for request in requests for _ in request.groups())
@@ -139,8 +142,8 @@ shown(overview(bench, "generated", before=True)).T
 shown(overview(bench, "teacher_forced", before=True)).T
 
 # %% [markdown]
-# One task in full, with the unedited model above, then fluency of all tasks (a fall means repetition) and, for opinions, the
-# divergence from the unedited model on other topics, Eq. (13).
+# One task in full, with the unedited model above, then fluency of all tasks (of texts told after four edits each; a fall means
+# repetition) and, for opinions, the divergence from the unedited model on other topics, Eq. (13).
 
 # %%
 shown(bench.table(task, "generated"))
@@ -216,11 +219,11 @@ defined["generated"].round(2).T
 # %% [markdown]
 # ## Variants
 #
-# What historical bugs and single parts of a method do: each variant under the method that it is a variant of, on one task. Then
-# the variants that differ only where edits meet: all edits of the task are in one model.
+# What historical bugs and single parts of a method do: each variant under the method that it is a variant of, on four edits of one
+# task. Then the variants that differ only where edits meet: all edits of the task are in one model.
 
 # %%
-some = {task: tasks[task]}
+some = {task: tasks[task][:4]}
 variants = beside(bench, benchmark(lm, some, variants_of(chosen), layer=layer, materials=materials, fluency=None))
 shown(variants.table(task, "generated").drop(columns="fluency", errors="ignore")) if variants.frames else "no variants"
 
@@ -279,14 +282,17 @@ pd.DataFrame({name: {"touched": c.touched, "stored": c.stored} for name, c in be
 # ## Claims
 #
 # Generated answers decide, over the edits of the fact tasks unless a task is named, and 95 % intervals over edits: where editors are
-# compared, of the difference, paired by edit. Criteria that once rested on a bare mean were put on intervals before the run that
-# is shown here. On other data or with other editors, claims that cannot be decided are left out.
-
+# compared, of the difference, paired by edit. An interval that straddles its limit decides nothing, and the claim is undecided
+# here, unless no end of it reaches a tenth beyond the limit: a difference as small as that is none. On other data or with other
+# editors, claims that cannot be asked are left out.
 
 # %%
+NEGLIGIBLE = 0.1
+
+
 def beats(one, others, measure, over=facts):
     gaps = {other: difference(bench, one, other, over, measure) for other in ran(bench, over, others)}
-    return gaps, bool(gaps) and all(gap.low > 0 for gap in gaps.values())
+    return gaps, every(gap.above(negligible=NEGLIGIBLE) for gap in gaps.values())
 
 
 def numbers(measure, names=SURVEYED, over=facts, protocol="generated"):
@@ -303,7 +309,7 @@ if "ft-m" in tabled:
     ahead = {name: difference(bench, name, "ft-m", facts, "edit success") for name in tabled if name != "ft-m"}
     claim(
         "zhang2024knowedit.ft-m-edits-most",
-        bool(ahead) and max(gap.high for gap in ahead.values()) < 0.1,
+        every(gap.below(0.1) for gap in ahead.values()),
         measured={**edited, **edits(), "highest_end": max((gap.high for gap in ahead.values()), default=1.0)},
         note="every other editor of Table 4 minus FT-M: the interval ends below a tenth",
     )
@@ -313,7 +319,7 @@ if {"ft-m", "rome"} <= set(tabled):
     gains = {measure: difference(bench, "ft-m", "rome", facts, measure) for measure in ("edit success", "locality")}
     claim(
         "zhang2024knowedit.masked-fine-tuning-leads",
-        all(gain.low > 0 for gain in gains.values()),
+        every(gain.above(negligible=NEGLIGIBLE) for gain in gains.values()),
         measured={
             "edit_gain": gains["edit success"].mean,
             "edit_low": gains["edit success"].low,
@@ -330,15 +336,15 @@ trailing = {
     for name in tabled
     if mean(bench, name, facts, "edit success").low >= 0.5
 }
-if trailing:
+if tabled:
     claim(
         "zhang2024knowedit.portability-trails",
-        all(gap.high < 0 for gap in trailing.values()),
+        every(gap.below(negligible=NEGLIGIBLE) for gap in trailing.values()),
         measured={
             **numbers("portability"),
             **edits(),
             "editors": len(trailing),
-            "highest_end": max(gap.high for gap in trailing.values()),
+            "highest_end": max((gap.high for gap in trailing.values()), default=1.0),
         },
         note="portability minus edit success: for every editor of Table 4 whose success is at least one half at the lower end, the "
         "interval lies below zero",
@@ -381,11 +387,11 @@ if {"ft-l", "rome", "memit"} <= set(tabled):
 # %%
 if "memit" in tabled:
     each = {at: mean(bench, "memit", [at], "edit success") for at in facts}
-    every = mean(bench, "memit", facts, "edit success")
+    over_all = mean(bench, "memit", facts, "edit success")
     claim(
         "zhang2024knowedit.memit-edits-most-facts",
-        every.low > 0.65 and all(one.high > 0.8 for one in each.values()),
-        measured={at: one.mean for at, one in each.items()} | {"low": every.low, "high": every.high} | edits(),
+        over_all.above(0.65) & all(one.high > 0.8 for one in each.values()),
+        measured={at: one.mean for at, one in each.items()} | {"low": over_all.low, "high": over_all.high} | edits(),
         note="over all fact tasks the lower end above 0.65, and on none of them the interval below four in five",
     )
 
@@ -394,7 +400,7 @@ if {"adalora", "rome"} <= set(tabled):
     gap = difference(bench, "adalora", "rome", facts, "edit success")
     claim(
         "zhang2024knowedit.adalora-edits-less-than-rome",
-        gap.high < 0,
+        gap.below(negligible=NEGLIGIBLE),
         measured={**numbers("edit success", ("adalora", "rome")), "gap_low": gap.low, "gap_high": gap.high, **edits()},
         note="the interval lies below zero; the corrected table has it the other way round",
     )
@@ -405,7 +411,7 @@ if "serac" in tabled and len(facts) == len(FACT_TASKS):
     stays = mean(bench, "serac", ["insertion", "counterfact"], "locality")
     claim(
         "zhang2024knowedit.serac-leaks-on-zsre",
-        stays.low > 0.75 and kept["question"].high < 0.5,
+        stays.above(0.75) & kept["question"].below(0.5),
         measured={at: one.mean for at, one in kept.items()}
         | {"two_sets_low": stays.low, "question_high": kept["question"].high}
         | edits(),
@@ -417,7 +423,7 @@ if "ice" in tabled:
     ice = {measure: mean(bench, "ice", facts, measure) for measure in ("edit success", "locality")}
     claim(
         "zhang2024knowedit.context-disturbs",
-        ice["edit success"].high < 0.9 and ice["locality"].high < 0.5,
+        ice["edit success"].below(0.9) & ice["locality"].below(0.5),
         measured={
             "edit_success": ice["edit success"].mean,
             "success_high": ice["edit success"].high,
@@ -438,7 +444,7 @@ if opinions:
     scores = {name: mean(bench, name, ["sentiment"], "edit success", "teacher_forced") for name in opinions}
     claim(
         "zhang2024knowedit.sentiment-resists",
-        all(score.high < 0.65 for score in scores.values()),
+        every(score.below(0.65) for score in scores.values()),
         measured={name.replace("-", "_"): score.mean for name, score in scores.items()}
         | {"highest_end": max(score.high for score in scores.values())}
         | edits(["sentiment"]),
@@ -450,7 +456,7 @@ if "rome" in ran(bench, ["sanitation"]):
     said, kept = (mean(bench, "rome", ["sanitation"], measure) for measure in ("says it still", "locality"))
     claim(
         "zhang2024knowedit.sanitation-harms-the-rest",
-        said.high < 0.5 and kept.high < 0.9,
+        said.below(0.5) & kept.below(0.9),
         measured={
             "said_still": said.mean,
             "said_high": said.high,
@@ -467,7 +473,7 @@ if erasing:
     refused = {name: mean(bench, name, ["sanitation"], "edit success") for name in erasing}
     claim(
         "zhang2024knowedit.others-do-not-erase",
-        all(one.high < 0.5 for one in refused.values()),
+        every(one.below(0.5) for one in refused.values()),
         measured={name.replace("-", "_"): one.mean for name, one in refused.items()}
         | {"highest_end": max(one.high for one in refused.values())}
         | edits(["sanitation"]),
@@ -491,9 +497,9 @@ if tabled:
     more = span(held_on - found.drop(columns=["partial", "unchanged"]).sum(axis=1))
     claim(
         "zhang2024knowedit.errors-hold-on-to-the-old",
-        more.low > 0,
+        more.above(negligible=1.0),
         measured={**found.sum().to_dict(), "editors": len(tabled), "low": more.low, "high": more.high, **edits()},
-        note="partial and unchanged answers minus all other wrong ones, over the editors of Table 4, by edit: interval above zero",
+        note="partial and unchanged answers minus all other wrong ones, over the editors of Table 4, by edit: interval above zero; one answer an edit is negligible",
     )
 
 # %%
@@ -502,34 +508,37 @@ if "ft-l" in tabled:
     leads = {kind: span(ft_l["irrelevant"] - ft_l[kind]) for kind in ft_l if kind != "irrelevant"}
     claim(
         "zhang2024knowedit.ft-l-irrelevant",
-        all(lead.low > 0 for lead in leads.values()),
+        every(lead.above(negligible=NEGLIGIBLE) for lead in leads.values()),
         measured=ft_l.sum().to_dict() | {"smallest_low": min(lead.low for lead in leads.values())} | edits(),
         note="irrelevant answers minus those of each other kind, by edit: every interval above zero",
     )
 
+
 # %%
+def changes(skill):
+    """Editor to what its five edits did to a skill."""
+    rows = {name: table.set_index("skill").loc[skill] for name, table in lost.items()}
+    return {name: Span(*row[["difference", "low", "high"]]) for name, row in rows.items()}
+
+
 if lost:
-    all_skills = {name: table.set_index("skill").loc["all skills"] for name, table in lost.items()}
     claim(
         "zhang2024knowedit.five-edits-leave-skills",
-        all(row["low"] > -0.05 for row in all_skills.values()),
-        measured={name.replace("-", "_"): row["difference"] for name, row in all_skills.items()}
+        every(change.above(-0.05) for change in changes("all skills").values()),
+        measured={name.replace("-", "_"): change.mean for name, change in changes("all skills").items()}
         | {"questions": sum(len(asked) for asked in skills.values())},
         note="for each editor of Table 5 the interval of the change over all questions lies above -0.05",
     )
 
 # %%
 if "ft-l" in lost:
-    closed_book = {
-        name: table.set_index("skill").loc["every fact" if "every fact" in set(table["skill"]) else "facts"]
-        for name, table in lost.items()
-    }
+    closed_book = changes("every fact" if "every fact" in skills else "facts")
     claim(
         "zhang2024knowedit.ft-l-loses-facts",
-        closed_book["ft-l"]["high"] < 0
-        and all(row["high"] >= 0 for name, row in closed_book.items() if name != "ft-l"),
-        measured={name.replace("-", "_"): row["difference"] for name, row in closed_book.items()}
-        | {"ft_l_high": closed_book["ft-l"]["high"]},
+        closed_book["ft-l"].below(negligible=0.05)
+        & all(change.high >= 0 for name, change in closed_book.items() if name != "ft-l"),
+        measured={name.replace("-", "_"): change.mean for name, change in closed_book.items()}
+        | {"ft_l_high": closed_book["ft-l"].high},
         note="change on unrelated facts: FT-L's interval below zero, and that of no other editor of Table 5",
     )
 
@@ -542,7 +551,7 @@ if tabled:
     flattery = span(sides[0] - sides[1])
     claim(
         "zhang2024knowedit.feeding-flatters",
-        flattery.low > 0,
+        flattery.above(negligible=NEGLIGIBLE),
         measured={
             "tokens_fed": sides[0].mean(),
             "generated": sides[1].mean(),
@@ -556,8 +565,8 @@ if tabled:
 # %% [markdown]
 # ## Departures and limits
 #
-# A few edits a task say little about any one editor: the intervals printed below are wide, and a claim that fails for want of edits
-# fails. Editors that read their edit need a model that reads: these testbeds never saw "Imagine that".
+# Eight edits a task say little about any one editor: the intervals printed below are wide, and a claim that wants more edits than
+# these is undecided. Sentiment and sanitation have four. Editors that read their edit need a model that reads: these testbeds never saw "Imagine that".
 
 # %%
 from paramem.benchmarking import mistakes as rules

@@ -76,10 +76,9 @@ def class_intervals(tables: Mapping[str, pd.DataFrame], column: str = "moved", *
     return pd.DataFrame(rows)
 
 
-def paired(table: pd.DataFrame, one: str, other: str, column: str = "moved") -> np.ndarray:
-    """Class ``one`` minus class ``other``, edit by edit, for the edits that have both: (edits,)."""
-    sides = table.pivot(index="edit", columns="shares", values=column)
-    return (sides[one] - sides[other]).dropna().to_numpy()
+def sides(table: pd.DataFrame, column: str = "moved") -> pd.DataFrame:
+    """``by_class`` with a row an edit and a column a class, nan where an edit has no such fact: ready for `paired`."""
+    return table.pivot(index="edit", columns="shares", values=column).reindex(columns=list(CLASSES))
 
 
 def in_sample(moved: pd.DataFrame, requests: Sequence[EditRequest], group: str = "relation") -> np.ndarray:
