@@ -10,7 +10,7 @@
 # # Capacity: how many bits a parameter holds
 #
 # *Trained long enough, a transformer stores about two bits of knowledge per parameter, and no more.*
-# [Allen-Zhu and Li 2024](https://arxiv.org/abs/2404.05405) (`allenzhu2024capacity`), sections 2 to 5 and 10, on models of a few
+# [Allen-Zhu and Li 2024](https://arxiv.org/abs/2404.05405) (`allenzhu2024capacity`), sections 1 to 5, 9 and 10, on models of a few
 # thousand parameters. Runs in under a minute on one CPU core; the models come trained
 # (`python -m paramem.capacity.grid` trains them again, in about half an hour).
 
@@ -362,8 +362,9 @@ for module in (bits, biographies, stacked, training, measuring):
         print(f"{topic}: the paper: {paper_says}. Here: {we_do}. Why: {why}.")
 
 # %% [markdown]
-# Told 1000 times, the wider GPT-2 ends at 3.2 bits a parameter to know and Llama at 2.4: for Llama a plateau is not shown. More to know also
-# means more people and not more exposures of each, so that a full model spends as many exposures on what it cannot keep.
+# Told 1000 times, the wider GPT-2 ends at 3.2 bits a parameter to know and Llama at 2.4: for Llama a plateau cannot be seen, and GPT-2 may
+# still rise at the last steps. More to know also means more people and not more exposures of each, so that a model which is nearly
+# full spends as many exposures on what it cannot keep.
 # Experts were trained at one width. `python -m paramem.capacity.grid --large --device cuda` tells models of up to 32 million parameters;
 # it was tested on small ones, on a CPU, and not run on a GPU.
 #

@@ -213,7 +213,8 @@ for topic, (paper, we, why) in DEPARTURES.items():
 # %% [markdown]
 # The testbeds were trained to follow a passage against memory, but never on a passage that contradicts itself: what one sentence does
 # was taught, what two do was not. All facts were stated equally often: what changes where some are rare and others frequent is
-# measured in `fusion/knowledge_boundary`, together with how sure the model is.
+# measured in `fusion/knowledge_boundary`, together with how sure the model is. Intervals are over beliefs, of which one person has
+# several; they are somewhat too narrow.
 #
 # ## Exercises
 #

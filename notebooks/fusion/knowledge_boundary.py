@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Told once or told often: what a model knows, and whether it knows that
 #
-# *How often a fact was read decides whether it is recalled, whether a contradiction overrides it, and how sure the model is.* People
-# whom the testbed never met are trained in, all in one training, each at a number of statements of its own. Then the questions of
+# *How often a fact was read decides whether it is recalled and how sure the model is; a single sentence against it overrides it nearly
+# always.* People whom the testbed never met are trained in, all in one training, each at a number of statements of its own. Then the questions of
 # [Kandpal et al. 2022](https://arxiv.org/abs/2211.08411) (`kandpal2022tail`),
 # [Mallen et al. 2022](https://arxiv.org/abs/2212.10511) (`mallen2022trust`),
 # [Wu et al. 2024](https://arxiv.org/abs/2404.10198) (`wu2024clasheval`),
@@ -203,6 +203,9 @@ grid(
 # %%
 control = evidence["-"][evidence["-"]["exposures"] == 0]
 print(f"never told, one against: {(control['from'] == 'context').mean():.3f} from the context")
+kept.round(2)
+
+# %%
 pd.DataFrame({name: found.groupby("exposures")["odds"].mean() for name, found in evidence.items()}).round(2)
 
 # %% [markdown]
@@ -633,7 +636,8 @@ for topic, (paper, we, why) in DEPARTURES.items():
 # one sentence against a fact says little about models that were not; and it was taught to refuse names, which continued training on new
 # names puts to the test. Everything is told within one short training: how the order of statements, their spacing or a longer training
 # would change the boundary was not asked. An expected calibration error over few answers is too large on average, in both of two
-# that are compared.
+# that are compared. Facts told 32 times are nearly all recalled, so that passages of which three in ten are wrong could hardly add
+# anything: the claim on the popular could hardly fail.
 #
 # ## Exercises
 #

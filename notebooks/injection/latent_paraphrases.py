@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Latent paraphrases: noise that rewords
 #
-# *Noise on early layers that is learned from paraphrases can stand in for paraphrases when new facts are trained in.*
+# *Can noise on early layers that is learned from paraphrases stand in for paraphrases when new facts are trained in?*
 # [Kang et al. 2024](https://arxiv.org/abs/2411.00686) (`kang2024lapael`). Learns three kinds of noise and trains eight small models;
 # under a minute on one CPU core.
 
@@ -69,7 +69,8 @@ print(
 
 # %% [markdown]
 # Every testbed draws people and uses of wordings of its own. Rates, passes and the length of learning were chosen on people who are
-# not reported, so that plain training recalls nearly all facts as they were told, and leaves room in other wordings.
+# not reported, so that plain training recalls nearly all facts there as they were told, and leaves room in other wordings; some of the
+# reported testbeds recall fewer (`told_plain` of the first claim).
 #
 # ## What the paper reports
 #
@@ -165,6 +166,7 @@ nearness = pd.DataFrame(
 nearness.describe().loc[["count", "mean", "50%"]].round(2)
 
 # %% [markdown]
+# A few sentences that lie far off decide the mean; the median (50%) may say otherwise.
 # Where does it act? The probability of the mask, token by token, in three sentences about people whom no lesson named.
 
 # %%

@@ -494,7 +494,8 @@ for topic, (paper, we, why) in DEPARTURES.items():
 # %% [markdown]
 # One world, few entities, answers of one token; all single steps are known for certain, which they are not in a pretrained model. The
 # entity of a question that goes on to a language is the country, which is itself a second step. Where the chosen magnitude is the
-# largest, more might serve better still: nothing is said about too much. Few questions have a twin, so the comparison of right and wrong
+# largest, more might serve better still: whether more is too much was not tried there, and the claim on too much counts as not
+# holding. Few questions have a twin, so the comparison of right and wrong
 # answers by what heads bring up is a weak one.
 #
 # ## Exercises

@@ -64,7 +64,7 @@ settings
 # ## One document, one adapter
 #
 # A page speaks of one person, whom the testbed met in no text. Training sees the page, a rewrite, and three questions with their
-# answers, and every token counts, Eq. (5). In the paper each question stands behind a document, Eq. (4): here a text of its own each.
+# answers, and every token counts, Eq. (5). In the paper each question stands behind a document, Eq. (4): here each is a text of its own.
 
 # %%
 page = pages[0]
@@ -625,7 +625,8 @@ for topic, (paper, we, why) in DEPARTURES.items():
 # ## Exercises
 #
 # 1. Run with `rank=8`. Does a page alone gain, and what happens to ten merged ones?
-# 2. How many numbers does an adapter have by the paper's $2 n r (h + l)$ for each of the matrices of a feed-forward layer? Run the checker.
+# 2. The paper's $2 n r (h + l)$ counts two adapted matrices in each of $n$ layers. How many numbers does an adapter have here, with all
+#    matrices of the feed-forward layers? Run the checker.
 
 
 # %%

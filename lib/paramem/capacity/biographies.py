@@ -34,7 +34,7 @@ DEPARTURES = {
     "sizes": (
         "400 x 400 x 1000 names; 12 x 28 x 200 dates, 200 cities, 300 universities, 100 majors, 263 employers",
         "64 x 64 names; six attributes of 64 values",
-        "10,000 to 10 million people become 30 to 2,000, and an embedding table has to stay a small part of the model",
+        "10,000 to 10 million people become hundreds, and an embedding table has to stay a small part of the model",
     ),
 }
 
