@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Wheels named to pip by PIP_FIND_LINKS are named to uv too, which listens to its own variable.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 180 --nbval-sanitize-with tests/nbval.cfg
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 400 --nbval-sanitize-with tests/nbval.cfg
 
 .PHONY: help run run-all full test test-unit test-notebooks test-browser test-clone check format generated lab notebooks sync testbeds bench \
         site constraints clean
