@@ -444,8 +444,8 @@ claim(
 # above the true risk, and that the difference of the risks is a small part of what a bound adds, are checks that could hardly
 # fail in this regime. `bounds/memorising` trains models that memorise, where they can.
 #
-# Where guessing is the best that a bound can do, the best alpha is at the end of its grid, 0.99, and the bound is that of guessing and
-# a little more: so with few documents (printed above), where a "best dimension" therefore says nothing.
+# Where nothing better than guessing can be certified, the best alpha is at the end of its grid, 0.99, and the bound lies above that of
+# guessing: so with few documents (printed above), where a "best dimension" therefore says nothing.
 #
 # SubLoRA adapts attention and the head, as in the paper; at this width the subspace alone also moves embeddings and
 # feed-forward layers, which LoRA leaves at random. All models are trained for 325 steps. Where the empirical risk rises with $d$, the
