@@ -117,7 +117,13 @@ def error_terms(
 
 
 def row_of(
-    each: Point, vocabulary: int, m: int, chosen: int, delta: float = 0.05, ks: Sequence[int] = (1, 10)
+    each: Point,
+    vocabulary: int,
+    m: int,
+    chosen: int,
+    delta: float = 0.05,
+    ks: Sequence[int] = (1, 10),
+    alphas: Sequence[float] = ALPHAS,
 ) -> dict[str, float]:
     """A model as a row of a table: d, bits, the terms of its smallest bound on bits per token, true risk, errors.
 
@@ -126,7 +132,7 @@ def row_of(
     the 95 % intervals of the true risks; errors: top1 and its bound top1_bound, ...
     """
     n, bits = len(each.seen.lengths), each.bits + chosen
-    mean = smoothed_risks(each.seen, vocabulary).mean()
+    mean = smoothed_risks(each.seen, vocabulary, alphas).mean()
     found = tightest(over_alpha(mean, vocabulary, bits, m, n, delta, sample_bits=chosen))
     true = bits_per_dimension(each.unseen.logprobs, each.unseen.lengths, float(found["alpha"]), vocabulary)
     row = {"d": each.trained.size, "bits": each.bits, "plain": float(mean.min())}
