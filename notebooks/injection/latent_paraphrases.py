@@ -171,8 +171,9 @@ nearness.describe().loc[["count", "mean", "50%"]].round(2)
 
 # %%
 tokens = masks(lm, early, news.facts)
+shown = {fact.id for fact in news.facts[::n_people][:3]}  # one of each of the first relations
 for name, sentence in tokens[tokens["layer"] == 0].groupby("sentence", sort=False):
-    if name in {news.facts[i].id for i in (0, n_people, 2 * n_people)}:
+    if name in shown:
         print("  ".join(f"{token} {p:.2f}" for token, p in zip(sentence["token"], sentence["mask"], strict=True)))
 tokens.pivot_table(index="layer", columns="part", values="mask").round(2)
 

@@ -135,7 +135,9 @@ def prepare(
 ) -> Duel:
     """Draw people, write a page about each, and ask. Raises LeakingSplit where a tested question is trained on."""
     if not 1 <= documents <= Sizes().total - strangers:
-        raise BadParameter(f"{documents} documents and {strangers} strangers: there are {Sizes().total} people")
+        raise BadParameter(
+            f"documents={documents}: with {strangers} strangers kept aside there are 1 to {Sizes().total - strangers}"
+        )
     rng = random.Random(f"rag/{here.kind}/{here.seed}/{draw}")
     written = draw_documents(here, Sizes(), draw)
     sources, questions, owner, taught = [], [], [], []
