@@ -136,7 +136,7 @@ def adapted(lm: LM, settings: LowRankSettings) -> list[tuple[int, str]]:
         raise BadParameter(f"matrices={settings.matrices!r}: {lm.name} has no weight {wanted}; there are {there}.")
     for layer in layers:
         if not 0 <= layer < lm.n_layers:
-            raise BadParameter(f"layer={layer}: {lm.name} has layers 0 to {lm.n_layers - 1}.")
+            raise BadParameter(f"layer={layer}: {lm.name} has layers 0 to {lm.n_layers - 1}; choose one of these.")
     return [(layer, role) for layer in sorted(layers) for role in roles]
 
 
