@@ -141,11 +141,10 @@ def optimise_states(
 
     edits = [(each.prompt, each.subject, each.target_new) for each in requests]  # all that is looked at
     found = each_once(about, edits, lambda numbers: list(find(numbers)), lm.device)
-    before, after, losses = zip(*found, strict=True)
     return States(
-        before=tuple(torch.stack(some) for some in zip(*before, strict=True)),
-        after=tuple(torch.stack(some) for some in zip(*after, strict=True)),
-        losses=list(losses),
+        before=tuple(torch.stack(some) for some in zip(*(each.before for each in found), strict=True)),
+        after=tuple(torch.stack(some) for some in zip(*(each.after for each in found), strict=True)),
+        losses=[each.losses for each in found],
     )
 
 

@@ -126,7 +126,7 @@ def evaluate_together(
     lm: LM, sets: Sequence[tuple[Sequence[EditRequest], Sequence[Intervention], Baseline]], *, name: str
 ) -> list[pd.DataFrame]:
     """The table of `evaluate` for each (requests, an edit for each, their baseline), all in shared forwards."""
-    states = []
+    states: list[tuple[Baseline, tuple[EditRequest, ...], Intervention]] = []
     for requests, edits, before in sets:
         _check_baseline(lm, tuple(requests), before)
         states += [(before, group, edit) for group, edit in _states(lm, tuple(requests), edits)]
