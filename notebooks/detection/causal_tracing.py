@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Causal tracing: which hidden states carry a fact?
 #
-# *A few states suffice to bring a lost fact back: those at the subject's last token, early, and those at the prompt's last
-# token, late; what the early ones carry passes through MLPs.* [Meng et al. 2022](https://arxiv.org/abs/2202.05262)
-# (`meng2022rome`), section 2 and appendix B. Runs in under a minute on one CPU core.
+# *Meng et al. report that a few states suffice to bring a lost fact back: those at the subject's last token, early, and those at the
+# prompt's last token, late; and that what the early ones carry passes through MLPs. Which of this holds in models of six layers?*
+# [Meng et al. 2022](https://arxiv.org/abs/2202.05262) (`meng2022rome`), section 2 and appendix B. Runs in under a minute on one CPU core.
 
 # %%
 import warnings

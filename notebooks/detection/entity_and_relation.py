@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Entity against relation: what does tracing find?
 #
-# *Corrupt the relation in the place of the entity, and tracing points elsewhere; ask another fact about the same entity, and it
-# points to the same place.* [Wei et al. 2024](https://arxiv.org/abs/2409.00617) (`wei2024localization`); the survey's section 5.2
-# (`zhang2024knowedit`), against what the KLoB benchmark asks of a locating method (`ju2023klob`). Runs in under a minute on one
+# *Corrupt the relation in the place of the entity, and tracing points elsewhere, report Wei et al.; ask another fact about the same
+# entity, and it points to the same place, reports a survey. Do either, here?* [Wei et al.
+# 2024](https://arxiv.org/abs/2409.00617) (`wei2024localization`); the survey's section 5.2 (`zhang2024knowedit`), against what the KLoB benchmark asks of a locating method (`ju2023klob`). Runs in under a minute on one
 # CPU core.
 
 # %%

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Does tracing tell where to edit?
 #
-# *How well an edit works at a layer has next to nothing to do with where tracing found the fact.*
-# [Hase et al. 2023](https://arxiv.org/abs/2301.04213) (`hase2023localization`), against the reading of causal tracing as a guide
+# *How well an edit works at a layer has next to nothing to do with where tracing found the fact, report Hase et al.; here that is
+# so for some editors and models and not for others.* [Hase et al. 2023](https://arxiv.org/abs/2301.04213) (`hase2023localization`), against the reading of causal tracing as a guide
 # to the layer to edit (`meng2022rome`, section 3.4). Runs in under a minute on one CPU core.
 
 # %%

@@ -132,6 +132,17 @@ def recall(scores: Tensor, truth: Iterable[Neuron], *, share: float) -> float:
     return len(wanted & set(top_of_each_layer(scores, share))) / len(wanted)
 
 
+def recall_of_best(scores: Tensor, truth: Iterable[Neuron]) -> float:
+    """|truth and prediction| / |truth|, where the best neurons of all layers are predicted, as many as are in truth.
+
+    The numbers named and planted are equal then, however few they are. Raises BadParameter for an empty truth.
+    """
+    wanted = set(truth)
+    if not wanted:
+        raise BadParameter("truth is empty: there is nothing to find; give the neurons that were planted")
+    return len(wanted & set(top_neurons(scores, len(wanted)))) / len(wanted)
+
+
 def chance(lm: LM, *, share: float) -> float:
     """The recall of a random prediction of the same size."""
     return max(1, round(share * lm.d_mlp)) / lm.d_mlp
