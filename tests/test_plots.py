@@ -60,6 +60,16 @@ def test_losses_of_zero_leave_a_gap_and_not_a_plunge() -> None:
     assert axis.get_yscale() == "log"
 
 
+@pytest.mark.parametrize("shares", [True, False])
+def test_bands_of_shares_stay_shares(shares: bool) -> None:
+    table = pd.DataFrame({"x": [1] * 4 + [2] * 4, "y": [0, 0, 0, 1, 0.5, 1, 1, 1], "of": "a"})
+    (axis,) = plots.curves(table, "title", x="x", y="y", lines="of", shares=shares).axes
+    [band] = [path for collection in axis.collections for path in collection.get_paths()]
+    inside = band.vertices[:, 1].min() >= 0 and band.vertices[:, 1].max() <= 1
+    assert inside == shares, "the control: a normal band around 0.25 of four reaches below zero"
+    assert list(axis.lines[0].get_ydata()) == [0.25, 0.875]
+
+
 def test_grids_and_growth() -> None:
     table = pd.DataFrame({"seen": [1.0, 0.5], "withheld": [0.9, 0.0]}, index=["born_in", "plays"])
     assert len(plots.grid(table, "title", label="share").axes[0].texts) == 4

@@ -171,6 +171,25 @@ def test_the_picture_has_a_row_an_editor(lm: LM) -> None:
     assert [axis.get_title() for axis in figure.axes[::2]] == ["ft-m", "ft-l"]
     [frame] = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
     assert frame.get_xy() == (-0.5, -0.5), "the edited fact is framed"
+    assert "the edited one first" in figure.axes[2].get_xlabel()
+
+
+def test_the_picture_says_what_it_shows(lm: LM) -> None:
+    moved = ripple_each(lm, ask_all(lm, FACTS), [request()], [nothing(lm)])
+    table, bars = cells(moved, request()), class_intervals({"none": by_class(moved)})
+    table.attrs["edited"] = (1, 2)
+    without = bars[bars["shares"] != "object"]
+    elsewhere = ripple_strips({"none": table}, without, CLASSES, "word " * 60, xlabel="share")
+    assert "edited one first" not in elsewhere.axes[0].get_xlabel()
+    assert "the edited fact framed" in elsewhere.axes[0].get_xlabel()
+    assert "same object" not in [label.get_text() for label in elsewhere.axes[1].get_yticklabels()]
+    assert max(len(line) for line in elsewhere.get_suptitle().splitlines()) <= 125
+    table.attrs["edited"] = None
+    nowhere = ripple_strips({"none": table}, bars, CLASSES, "what moved", xlabel="share")
+    assert "edited" not in nowhere.axes[0].get_xlabel()
+    assert len(nowhere.axes[1].get_yticklabels()) == bars["shares"].nunique(), (
+        "the control: what was asked has its line"
+    )
 
 
 def test_the_chance_of_a_sample_is_that_of_drawing() -> None:

@@ -19,7 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
+from .evaluation.intervals import over_edits
+
 if TYPE_CHECKING:
+    from pandas.api.typing import SeriesGroupBy
     from torch import Tensor
 
     from .detection.causal_tracing import Trace
@@ -174,9 +177,10 @@ def curves(
     ylabel: str = "",
     panels: str | None = None,
     logx: bool = False,
+    shares: bool = False,
 ) -> Figure:
     """Means of ``y`` over whatever else varies (facts), with 95 % normal bands, against ``x``: one line a value of
-    ``lines``, one panel a value of ``panels``."""
+    ``lines``, one panel a value of ``panels``. shares: values and bands lie in [0, 1], the bands by `over_edits`."""
     names = list(dict.fromkeys(table[panels])) if panels else [None]
     width = 3.1 * len(names) + (2.6 if panels else 3.6)
     figure, axes = _figure(len(names), width, 3.4, sharey=True)
@@ -185,12 +189,9 @@ def curves(
     for axis, name in zip(axes, names, strict=True):
         part = table if name is None else table[table[panels] == name]
         for kind, colour, marker, dash in zip(kinds, colours, MARKERS * 2, ("-", "--", ":", "-.") * 4, strict=False):
-            stats = part[part[lines] == kind].groupby(x)[y].agg(["mean", "sem"])
-            low, high = stats["mean"] - 1.96 * stats["sem"], stats["mean"] + 1.96 * stats["sem"]
-            axis.plot(stats.index, stats["mean"], dash, color=colour, marker=marker, markersize=4, label=str(kind))
-            axis.fill_between(
-                stats.index, low.fillna(stats["mean"]), high.fillna(stats["mean"]), color=colour, alpha=0.15, lw=0
-            )
+            bands = _bands(part[part[lines] == kind].groupby(x)[y], shares)
+            axis.plot(bands.index, bands["mean"], dash, color=colour, marker=marker, markersize=4, label=str(kind))
+            axis.fill_between(bands.index, bands["low"], bands["high"], color=colour, alpha=0.15, lw=0)
         axis.set(xlabel=xlabel or x, title=name or "")
         if logx:
             axis.set_xscale("log")
@@ -204,6 +205,16 @@ def curves(
     )
     figure.suptitle(fill(title, int(13 * width)), x=0.01, ha="left", fontsize=10.5)
     return figure
+
+
+def _bands(values: SeriesGroupBy[Any, Any], shares: bool) -> pd.DataFrame:
+    """mean, low and high by group: normal 95 % intervals, or those of shares; the mean itself where there is none."""
+    if shares:
+        spans = {name: over_edits(group) for name, group in values if group.notna().any()}
+        return pd.DataFrame(spans.values(), index=list(spans), columns=["mean", "low", "high"])
+    stats = values.agg(["mean", "sem"])
+    half = (1.96 * stats["sem"]).fillna(0)
+    return pd.DataFrame({"mean": stats["mean"], "low": stats["mean"] - half, "high": stats["mean"] + half})
 
 
 def scatter(
@@ -260,8 +271,11 @@ def ripple_strips(
 ) -> Figure:
     """One row an editor: left every fact of the world after one edit (`ripple_map.cells`), white where the right answer
     kept its probability and black where it lost it, the edited fact framed; right the share of answers that changed by
-    class, over all edits, with 95 % intervals (``bars``: editor, shares, mean, low, high) on a square-root scale."""
+    class, over all edits, with 95 % intervals (``bars``: editor, shares, mean, low, high) on a square-root scale.
+    Classes of which no fact was asked get no line."""
     n, rows = len(maps), len(next(iter(maps.values())))
+    found = set(bars.loc[bars["mean"].notna(), "shares"])
+    classes = {key: name for key, name in classes.items() if key in found}
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             n,
@@ -292,12 +306,18 @@ def ripple_strips(
         right.set_yticks(y, list(classes.values()), fontsize=7)
         right.grid(axis="x", color="0.9")
         right.set_axisbelow(True)
-    axes[-1][0].set_xlabel(
-        "one column a subject: the edited one first, then those with its old or new object", fontsize=8
-    )
+    axes[-1][0].set_xlabel(_about_strips([table.attrs.get("edited") for table in maps.values()]), fontsize=8)
     axes[-1][1].set_xlabel(xlabel, fontsize=8)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
+    figure.suptitle(fill(title, 125), x=0.01, ha="left", fontsize=10.5)
     return figure
+
+
+def _about_strips(edited: Sequence[tuple[int, int] | None]) -> str:
+    """What columns, frame and colours of `ripple_strips` mean, by the places of the edited facts (row, column)."""
+    where = "; the edited fact framed" if any(edited) else ""
+    if all(place == (0, 0) for place in edited):
+        where = ": the edited one first, then those with its old or new object"
+    return f"one column a subject{where}; blue: no such fact, or not known before"
 
 
 def balls(

@@ -61,8 +61,8 @@ first = offered[0]
 edit(first.prompt, first.subject, first.target_new, "rome")
 
 # %% [markdown]
-# The picture: a row a relation, a column a subject, the edited subject first; white where the right answer kept its probability,
-# black where it lost it. On the right, the share of answers that changed.
+# The picture: a row a relation, a column a subject; white where the right answer kept its probability, black where it lost it, blue
+# where there is no such fact or the model did not know it. On the right, the share of answers that changed.
 #
 # ## Any edit
 #
@@ -91,8 +91,8 @@ order = ("offer", "prompt", "subject", "new", "editor", "layer", "settings")
 ipywidgets.interactive(choose, {"manual": True, "manual_name": "edit"}, **{name: controls[name] for name in order})
 
 # %% [markdown]
-# The same call without the widget, so that its answer stands on the page; and the same edit by another editor. ROME takes the key of
-# the *subject*, fine-tuning moves whatever the prompt's words have in common: compare the two pictures.
+# The same call without the widget, so that its answer stands on the page; and the same edit by another editor. Compare the row of
+# capitals in the two pictures: fine-tuning lowers those of other countries more than ROME does, and changes one.
 
 # %%
 choose("typed below", "The capital of France is", "France", "Marseille", "rome", layer, "")

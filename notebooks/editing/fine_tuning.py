@@ -204,12 +204,13 @@ for topic, departure in method("ft-m").departures().items():
     print(f"{topic}: the paper: {departure.paper_says}. Here: {departure.we_do}. Why: {departure.why}.")
 
 # %% [markdown]
-# Learning rate and ball are the papers' for GPT-2 XL, whose layers are wider. Every comparison above is at one setting; `-p lr` and
-# `-p bound` move along the trade-off.
+# Learning rate and ball are the papers' for GPT-2 XL, whose layers are wider. In this ball no edit is made here, as the tables show: that
+# it keeps neighbours and loses paraphrases would be true of doing nothing, and its claim says no more than that. Every comparison above
+# is at one setting; `-p lr` and `-p bound` move along the trade-off.
 #
 # ## Exercises
 #
-# 1. Halve `bound` until the edit itself fails. Do paraphrases fail before it, or after?
+# 1. Double `bound` until the edit is made. Are paraphrases written before it, or after?
 # 2. FT-L's loss has a floor: with n different target tokens at one place, how low can it get? Run the checker.
 
 

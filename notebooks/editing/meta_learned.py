@@ -71,7 +71,7 @@ for name, found in learned.items():
 #
 # so it is known from two vectors a token. MEND maps each pair $(u_j, \delta_j)$ to another pair and sums again (Eq. 2 and 3);
 # KnowledgeEditor reads the words of the edit and multiplies all $\delta_j$ by one vector and all $u_j$ by another. Neither ever holds a
-# map between whole matrices. Predict: at how many tokens does the last block's gradient have a term, and at how many the one three
+# map between whole matrices. Predict: at how many tokens does the last block's gradient have a term, and at how many the one two
 # blocks below?
 
 # %%

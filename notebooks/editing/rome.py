@@ -9,7 +9,7 @@
 # %% [markdown]
 # # ROME: one fact, one matrix, one rank
 #
-# *A single rank-one change of one MLP layer rewrites a fact so that paraphrases follow and other subjects stay.*
+# *A single rank-one change of one MLP layer is to rewrite a fact so that paraphrases follow and other subjects stay. What else moves?*
 # [Meng et al. 2022](https://arxiv.org/abs/2202.05262) (`meng2022rome`), section 3; with its second moment and without, with
 # the released code's keys and with consistent ones (`yang2024fall`, `gupta2024rebuilding`). Runs in under a minute on one CPU
 # core.
@@ -321,7 +321,8 @@ for topic, departure in method("rome").departures().items():
 
 # %% [markdown]
 # A testbed's map facts have one-token subjects and only a dozen of them, so most edits here are of people; `-p relations`
-# chooses others. A single edit says nothing about sequences of edits.
+# chooses others. A single edit says nothing about sequences of edits. Layers are compared by few edits and without an interval, and so are
+# consistent and mixed keys: neighbouring layers, and the two kinds of keys, are hardly told apart.
 #
 # ## Exercises
 #

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # One edit after the other
 #
-# *Edits made in sequence on one model wear it down: earlier edits, other facts and other skills go, and which of them go depends on
-# the editor.* [Gupta et al. 2024](https://aclanthology.org/2024.findings-acl.902) (`gupta2024forgetting`); with `yang2024fall` and
+# *Edits made in sequence are reported to wear a model down, gradually and then all at once. Which of earlier edits, other facts and other
+# skills go, and with which editor?* [Gupta et al. 2024](https://aclanthology.org/2024.findings-acl.902) (`gupta2024forgetting`); with `yang2024fall` and
 # `gupta2024rebuilding` on ROME's two keys, `fang2024alphaedit` and `hartvigsen2022grace`. Thirty edits, claim by claim; a thousand are in
 # [the notebook on collapse](collapse.ipynb). Runs in under a minute on one CPU core (default profile).
 
@@ -107,8 +107,8 @@ steps[steps["n"].isin(checkpoints)].pivot(index="n", columns="editor", values=["
 # %% [markdown]
 # ## More editors, one sequence
 #
-# AlphaEdit, edit by edit, writes into directions that ordinary text leaves free, in two layers, and keeps clear of the keys that it
-# wrote, with its module's defaults. GRACE leaves the weights alone. FT-L, AdaLoRA, MEMIT and MEND are in the notebook on collapse.
+# AlphaEdit writes into directions that ordinary text leaves free, in two layers, and keeps clear of the keys that it wrote: edit by edit
+# (batch 1), otherwise with its module's defaults. GRACE leaves the weights alone. FT-L, AdaLoRA, MEMIT and MEND are in the notebook on collapse.
 
 # %%
 looks = {name: run.looks for name, run in runs.items()}
@@ -301,7 +301,9 @@ for name in ("rome", "alphaedit", "grace"):
 
 # %% [markdown]
 # Thirty edits of a model of a million parameters weigh more than thirty of a model of a billion; how many edits a model bears is no
-# claim here, and what the papers saw after hundreds may come after tens. The contexts of ROME with prefixes are two, the prompt alone
+# claim here, and what the papers saw after hundreds may come after tens. Several claims that do not hold are not refuted either: that
+# earlier edits fade, that one key keeps more than two, and what a subject at the first position does have intervals that straddle zero on
+# some testbeds. The contexts of ROME with prefixes are two, the prompt alone
 # and behind one sentence, with one key and with two. GRACE is asked what it was told, in the very words.
 #
 # ## Exercises

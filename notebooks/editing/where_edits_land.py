@@ -9,10 +9,10 @@
 # %% [markdown]
 # # Where edits land
 #
-# *Closed-form editors change a few columns of a value matrix, fine-tuning all of them; in some editors' columns the new answer can be
-# read off the weights.* [Zhang et al. 2024](https://arxiv.org/abs/2401.01286) (`zhang2024knowedit`), section 5: weight-change
-# maps, Hit@k, and whether what a localiser finds (`dai2021neurons`) is what an edit changes. Runs in under a minute on one CPU
-# core.
+# *Closed-form editors are reported to change a few columns of a value matrix, fine-tuning all of them, and the new answer to stand in some
+# editors' columns. How few are they, and what can be read off them?* [Zhang et al. 2024](https://arxiv.org/abs/2401.01286)
+# (`zhang2024knowedit`), section 5: weight-change maps, Hit@k, and whether what a localiser finds (`dai2021neurons`) is what an edit
+# changes. Runs in under a minute on one CPU core.
 
 # %%
 import re
@@ -87,7 +87,7 @@ for name, columns in {"even": even, "random": drawn, "one column": one}.items():
     print(f"{name:11s} top {top} columns {share_of_top(columns, top):.3f}, Gini {gini(columns):.3f}")
 
 # %% [markdown]
-# ## One edit, five maps
+# ## One edit, six maps
 #
 # Each panel is the change of the value matrix that the edit changed most, white for weights that stayed.
 
@@ -308,7 +308,7 @@ print(explained.rename(index={"tracing": "attribution"}).round(3).to_string())
 # %% [markdown]
 # ## Related and unrelated facts, by neurons
 #
-# Traced layers hardly tell a fact from another one about the same person. Do neurons? A person's birthplace, what follows from it (the
+# The survey doubts that traced layers tell a fact from another one about the same person. Do neurons? A person's birthplace, what follows from it (the
 # country), and what the person plays: each located by its ten most attributed neurons. Relative similarity counts from what the
 # same kind of question about other people overlaps by.
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from paramem.evaluation.intervals import Span
 from paramem.evaluation.summary import summarise
 
 DEPARTURES = {
@@ -54,13 +55,13 @@ def scorecard(frames: Mapping[str, pd.DataFrame], *, state: str = "after") -> pd
 
 def difference(
     frames: Mapping[str, pd.DataFrame], metric: str, one: str, other: str, *, seed: int = 0, resamples: int = 2000
-) -> tuple[float, float, float]:
+) -> Span:
     """Mean of ``one`` minus ``other`` on a line, paired by request, and its 95 % bootstrap interval over requests."""
     sides = [per_request(frames[name], metric) for name in (one, other)]
     paired = (sides[0] - sides[1]).dropna().to_numpy()
     draws = np.random.default_rng(seed).choice(paired, (resamples, len(paired))).mean(1)
     low, high = np.quantile(draws, [0.025, 0.975])
-    return float(paired.mean()), float(low), float(high)
+    return Span(float(paired.mean()), float(low), float(high))
 
 
 def per_request(frame: pd.DataFrame, metric: str) -> pd.Series:
