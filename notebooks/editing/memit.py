@@ -22,6 +22,7 @@ import torch
 
 from paramem import claim, load
 from paramem.arch import Site
+from paramem.decisions import every
 from paramem.editing.alphaedit import AlphaEditSettings, alphaedit, null_space, share_inside
 from paramem.editing.batches import asked, chosen, constants, moved_outputs, pool_for, spans, written
 from paramem.editing.emmet import EmmetSettings, emmet, equality_delta
@@ -170,12 +171,12 @@ print(cards.pivot_table("95 %", ["metric", "edit"], "size", aggfunc="first").fil
 names = {("reliability", "edit"): "the edit", ("generalisation", "paraphrase"): "paraphrases"}
 names |= {("locality", "relation"): "other subjects"}
 shown = ("MEMIT", "EMMET", "ROME, summed", "AlphaEdit", "PMET")
-every = pd.concat(frame.assign(size=size) for (name, size), frame in frames.items() if name in shown)
-every = every[(every["state"] == "after") & (every["protocol"] == "teacher_forced")]
+asked_all = pd.concat(frame.assign(size=size) for (name, size), frame in frames.items() if name in shown)
+asked_all = asked_all[(asked_all["state"] == "after") & (asked_all["protocol"] == "teacher_forced")]
 at_most = cards[(cards["metric"] == "edit: exact") & (cards["size"] == largest)].set_index("edit")["mean"]
-every["probes"] = [names.get(pair) for pair in zip(every["group"], every["subgroup"], strict=True)]
+asked_all["probes"] = [names.get(pair) for pair in zip(asked_all["group"], asked_all["subgroup"], strict=True)]
 curves(
-    every.dropna(subset=["probes"])
+    asked_all.dropna(subset=["probes"])
     .groupby(["probes", "edit", "size", "request"], sort=False)["correct"]
     .mean()
     .reset_index(),
@@ -273,23 +274,27 @@ print(pd.concat(tables, axis=1).round(2).to_string() if tables else "no testbed 
 
 # %% [markdown]
 # ## Claims
+#
+# An interval that straddles its limit decides nothing, and the claim is undecided here, unless no end of it reaches a tenth beyond the
+# limit: a difference as small as that is none.
 
 # %%
+NEGLIGIBLE = 0.1
 tens = [hundred[start : start + 10] for start in range(0, 100, 10)]
 wrote = {
     ("MEMIT", 10): np.concatenate([written(lm, ten, solvers["MEMIT"](ten)) for ten in tens]),
     **{(name, largest): written(lm, hundred, solvers[name](pool.all[:largest])) for name in ("MEMIT", "ROME, summed")},
 }
-_, low_kept, _ = paired(wrote["MEMIT", largest], wrote["ROME, summed", largest])
-drop, _, _ = paired(wrote["MEMIT", 10], wrote["MEMIT", largest])
+ahead = paired(wrote["MEMIT", largest], wrote["ROME, summed", largest])
+drop = paired(wrote["MEMIT", 10], wrote["MEMIT", largest])
 claim(
     "meng2022memit.holds-up-in-batches",
-    drop <= 0.1 and low_kept > 0,
+    ahead.above(negligible=NEGLIGIBLE) & (drop.mean <= 0.1),
     measured={
         "written_in_tens": wrote["MEMIT", 10].mean(),
         "written_in_200": wrote["MEMIT", largest].mean(),
         "summed_in_200": wrote["ROME, summed", largest].mean(),
-        "ahead_low": low_kept,
+        "ahead_low": ahead.low,
         **spans(cards[(cards["edit"] == "MEMIT") & cards["size"].isin([1, 10, 100, 1000])], lines),
     },
     note="at most ten points lost from batches of ten to one of 200, and ahead of summed single edits there (paired, 95 % interval); "
@@ -298,15 +303,15 @@ claim(
 
 # %%
 fall = {name: said[name, "MEMIT", 10] - said[name, "MEMIT", 200] for name in models}
-further, low_further, high_further = paired(fall["smaller"], fall["larger"])
+further = paired(fall["smaller"], fall["larger"])
 claim(
     "meng2022memit.small-models-suffer",
-    low_further > 0,
+    further.above(negligible=NEGLIGIBLE),
     measured={
         "fall_larger": fall["larger"].mean(),
         "fall_smaller": fall["smaller"].mean(),
-        "difference_low": low_further,
-        "difference_high": high_further,
+        "difference_low": further.low,
+        "difference_high": further.high,
         "width": widths["larger"],
         "width_smaller": widths["smaller"],
     },
@@ -315,16 +320,17 @@ claim(
 )
 
 # %%
-gain, low, high = difference(at_100, "other subjects: exact", "MEMIT", "MEMIT, no C")
+gain = difference(at_100, "other subjects: exact", "MEMIT", "MEMIT, no C")
 share = scorecard(at_100).pivot(index="metric", columns="edit", values="mean")
 claim(
     "meng2022memit.covariance-buys-locality",
-    low > 0 and share.loc["edit: exact", "MEMIT"] >= share.loc["edit: exact", "MEMIT, no C"] - 0.05,
+    gain.above(negligible=NEGLIGIBLE)
+    & bool(share.loc["edit: exact", "MEMIT"] >= share.loc["edit: exact", "MEMIT, no C"] - 0.05),
     measured={
         "kept_with_C": share.loc["other subjects: exact", "MEMIT"],
         "kept_without": share.loc["other subjects: exact", "MEMIT, no C"],
-        "difference_low": low,
-        "difference_high": high,
+        "difference_low": gain.low,
+        "difference_high": gain.high,
         "edit_with_C": share.loc["edit: exact", "MEMIT"],
         "edit_without": share.loc["edit: exact", "MEMIT, no C"],
     },
@@ -332,44 +338,33 @@ claim(
 )
 
 # %% [markdown]
-# The algebra, on the model's own keys: one edit in one layer, with the very target that ROME would get.
+# The algebra, on the model's own keys: one edit in one layer, with the very target that ROME would get. As the weight of the kept keys
+# falls, MEMIT's update approaches ROME's, and EMMET's is ROME's. Both follow from the equations, so that they are printed, and
+# count as no claim.
 
 # %%
 key, value = Lookups.of(lm, [first]).states(lm, Site("mlp_hidden", at[-1]), Site("resid_post", at[-1]))
 K, R, C = key[:, 0].T.double(), (z[:1] - value[:, 0]).T.double(), moments[at[-1]]  # (d_mlp, 1), (d_model, 1)
 by_rome = rank_one_delta(torch.zeros(len(R), len(K), dtype=torch.float64), C, K[:, 0], R[:, 0]).dense()
-distance = {
-    lam: float((least_squares_delta(C, K, R, lam * lm.d_mlp).dense() - by_rome).norm() / by_rome.norm())
-    for lam in (1.0, 1e-2, 1e-4, 1e-6)
+updates = {
+    f"MEMIT, lambda {lam:g} x width": least_squares_delta(C, K, R, lam * lm.d_mlp) for lam in (1, 1e-2, 1e-4, 1e-6)
 }
-print({f"{lam:g}": round(gap, 6) for lam, gap in distance.items()})
-claim(
-    "meng2022memit.one-key-tends-to-rome",
-    list(distance.values()) == sorted(distance.values(), reverse=True) and distance[1e-6] < 1e-3,
-    measured={"distance_at_width": distance[1.0], "distance_at_millionth": distance[1e-6]},
-    note="relative distance of the two updates falls with lambda, below a thousandth at a millionth of the width",
-)
-
-# %%
-apart = float((equality_delta(C, K, R).dense() - by_rome).norm() / by_rome.norm())
-claim(
-    "gupta2024emmet.one-edit-is-rome",
-    apart < 1e-5,
-    measured={"distance": round(apart, 8)},
-    note="relative distance of the two updates below 1e-5",
+updates["EMMET"] = equality_delta(C, K, R)
+pd.Series({name: float((each.dense() - by_rome).norm() / by_rome.norm()) for name, each in updates.items()}).map(
+    "{:.0e}".format
 )
 
 # %%
 own = {name: written(lm, hundred, edits[name]) for name in ("MEMIT", "EMMET")}
-_, low, high = paired(own["MEMIT"], own["EMMET"])
+gap = paired(own["MEMIT"], own["EMMET"])
 claim(
     "gupta2024emmet.equal-performance",
-    low > -0.1 and high < 0.1,
+    gap.above(-0.1) & gap.below(0.1),
     measured={
         "written_least_squares": own["MEMIT"].mean(),
         "written_equality": own["EMMET"].mean(),
-        "difference_low": low,
-        "difference_high": high,
+        "difference_low": gap.low,
+        "difference_high": gap.high,
     },
     note="one batch of 100: the 95 % interval of the paired difference in edits written lies within ten points",
 )
@@ -397,15 +392,15 @@ by_tens = {
     for kept in (True, False)
 }
 early = {kept: written(lm, hundred[:50], edit) for kept, edit in by_tens.items()}
-gain, low, high = paired(early[True], early[False])
+gain = paired(early[True], early[False])
 claim(
     "fang2024alphaedit.earlier-keys-remembered",
-    low > 0,
+    gain.above(negligible=NEGLIGIBLE),
     measured={
         "early_remembered": early[True].mean(),
         "early_forgotten": early[False].mean(),
-        "difference_low": low,
-        "difference_high": high,
+        "difference_low": gain.low,
+        "difference_high": gain.high,
     },
     note="ten batches of ten; of the first 50 edits more are there at the end; paired, 95 % interval above zero",
 )
@@ -414,34 +409,34 @@ claim(
 *_, in_sequence = running(lm, hundred, lambda now, some: memit(now, some, MemitSettings(layers=at), moments), size=10)
 sequences = {"AlphaEdit": by_tens[True], "MEMIT": in_sequence.total}
 left = {name: (written(lm, hundred, edit), written(lm, unedited, edit)) for name, edit in sequences.items()}
-_, low_edits, high_edits = paired(left["AlphaEdit"][0], left["MEMIT"][0])
-_, low_others, high_others = paired(left["AlphaEdit"][1], left["MEMIT"][1])
+more = {what: paired(left["AlphaEdit"][i], left["MEMIT"][i]) for i, what in enumerate(("edits", "unedited"))}
 claim(
     "fang2024alphaedit.sequences-hold",
-    low_edits > 0 and low_others > 0,
+    every(each.above(negligible=NEGLIGIBLE) for each in more.values()),
     measured={
         "edits_alphaedit": left["AlphaEdit"][0].mean(),
         "edits_memit": left["MEMIT"][0].mean(),
-        "edits_low": low_edits,
+        "edits_low": more["edits"].low,
         "unedited_alphaedit": left["AlphaEdit"][1].mean(),
         "unedited_memit": left["MEMIT"][1].mean(),
-        "unedited_low": low_others,
+        "unedited_low": more["unedited"].low,
     },
     note="more edits and more unedited facts are left than under MEMIT; both paired, 95 % intervals above zero",
 )
 
 # %%
-_, low, high = difference(at_100, "other subjects: exact", "PMET", "PMET, MLP alone")
+gain = difference(at_100, "other subjects: exact", "PMET", "PMET, MLP alone")
 claim(
     "li2023pmet.better-targets",
-    low > 0 and share.loc["edit: exact", "PMET"] >= share.loc["edit: exact", "PMET, MLP alone"] - 0.05,
+    gain.above(negligible=NEGLIGIBLE)
+    & bool(share.loc["edit: exact", "PMET"] >= share.loc["edit: exact", "PMET, MLP alone"] - 0.05),
     measured={
         "kept_pmet": share.loc["other subjects: exact", "PMET"],
         "kept_alone": share.loc["other subjects: exact", "PMET, MLP alone"],
         "edit_pmet": share.loc["edit: exact", "PMET"],
         "edit_alone": share.loc["edit: exact", "PMET, MLP alone"],
-        "difference_low": low,
-        "difference_high": high,
+        "difference_low": gain.low,
+        "difference_high": gain.high,
         "kept_memit": share.loc["other subjects: exact", "MEMIT"],
         "edit_memit": share.loc["edit: exact", "MEMIT"],
     },
