@@ -25,6 +25,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -32,6 +33,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from paramem.bounds import packed
 from paramem.bounds.coding import Code, encode
 from paramem.bounds.projector import KroneckerProjector
 from paramem.errors import BadInput, BadParameter
@@ -121,6 +123,11 @@ class SubLora:
         projector = KroneckerProjector.random(len(start), settings.dimension, settings.seed + 1, dtype=lm.dtype)
         return cls(lm, settings, names, start, projector)
 
+    @cached_property
+    def parameters(self) -> dict[str, Tensor]:
+        """The model's own weights by name, tied ones under each of theirs."""
+        return dict(self.lm.model.named_parameters(remove_duplicate=False))
+
     @property
     def dimension(self) -> int:
         """d: how many numbers are learned."""
@@ -129,9 +136,9 @@ class SubLora:
     def weights(self, w: Tensor) -> dict[str, Tensor]:
         """theta(w) by name, for the adapted matrices. Eq. (4), lotfi2023nonvacuous."""
         change = self.start + (w if self.projector is None else self.projector(w))
-        parameters, found, at = dict(self.lm.model.named_parameters(remove_duplicate=False)), {}, 0
+        found, at = {}, 0
         for name in self.names:
-            old = parameters[name]
+            old = self.parameters[name]
             if self.settings.rank is None:
                 found[name] = old + change[at : at + old.numel()].view(old.shape)
                 at += old.numel()
@@ -157,6 +164,10 @@ class SubLora:
 
     def loss(self, w: Tensor, batch: Batch) -> Tensor:
         """Mean negative log-likelihood of the batch's tokens, nats."""
+        if packed.supports(self.lm):
+            rows = packed.Packed.of(batch)
+            said = packed.logits(self.lm, self.parameters, self.weights(w), rows)
+            return torch.nn.functional.cross_entropy(said, rows.targets)
         targets = batch.input_ids[:, 1:].masked_fill(batch.attention_mask[:, 1:] == 0, -100)
         return torch.nn.functional.cross_entropy(self.logits(w, batch).flatten(0, 1), targets.flatten())
 
@@ -201,7 +212,7 @@ def _descend(
 ) -> Sequence[float]:
     losses: list[float] = []
     many = len(steps)  # type: ignore[arg-type]
-    optimiser = torch.optim.Adam([w] if levels is None else [w, levels], lr=lr)
+    optimiser = torch.optim.Adam([w] if levels is None else [w, levels], lr=lr, fused=True)
     for number, step in enumerate(steps):
         for group in optimiser.param_groups:
             group["lr"] = lr * (1 + math.cos(math.pi * number / many)) / 2
