@@ -24,15 +24,21 @@ from paramem import claim
 from paramem.capacity.biographies import ATTRIBUTES, NAME_POOL, SYMBOLS, Biographies, bits_a_person
 from paramem.capacity.bits import name_bits, value_bits
 from paramem.capacity.grid import JUNK_RATIO, Cell, cells
+from paramem.capacity.large import asked_large, budget, chosen
 from paramem.capacity.measuring import ahead, ask, peak, person_bits, summary
 from paramem.evaluation.intervals import paired
 from paramem.fresh import fresh
+from paramem.models import usable_device
 from paramem.plots import curves, rates
 
 # %% tags=["parameters"]
 model: str = "fresh-s0"  # a draw of people, initial weights and order of training: fresh-s0 to fresh-s2 are shipped
 profile: str = "default"
 train: str = "smallest"  # trained now, and not loaded: the smallest cell told 100 times, "all" cells, or "none"
+device: str = "auto"  # of the larger models: a GPU where there is one; or cpu, cuda, cuda:1, ...
+large: str = (
+    "auto"  # the larger models: all, on a GPU in the profiles full and paper; or sizes, "64x2 128x4"; or "none"
+)
 
 # %%
 seed = fresh(model).seed
@@ -165,6 +171,38 @@ rates(
 clean.pivot_table(index=["width", "architecture", "there"], columns="exposures", values="known").round(2)
 
 # %% [markdown]
+# ## Larger models, where there is a GPU
+#
+# Two bits a parameter is a statement about all sizes, and these are small. On a GPU the profile `full` tells models of up to 32 million
+# parameters as well, each load of each size 100 times. What that costs, counted from the shapes (matrix products of forward and backward;
+# all loads together, memory of the largest):
+
+# %%
+budget().set_index(["width", "layers"]).round(6)
+
+# %%
+place = usable_device(device)
+larger = chosen(large, profile=profile, device=place)
+print(f"{len(larger)} cells of larger models are told here: profile {profile}, device {place.type}, large={large!r}")
+wide = asked_large(larger, seed, place)
+figure = None
+if len(wide):
+    figure = curves(
+        wide.assign(size=wide["parameters"].map("{:,}".format)),
+        f"After 100 exposures up to {wide['known'].max():.2f} bits a parameter are known, in models of up to {wide['parameters'].max():,}",
+        x="there", y="known", lines="size", xlabel="to be known (bits a parameter)", ylabel="known (bits a parameter)",
+    )  # fmt: skip
+figure
+
+# %%
+wide.round(4)
+
+# %% [markdown]
+# Each load of a size that is done is kept in the user's cache, so that an interrupted run goes on with the next. `full` stops after two hours
+# unless `--timeout` allows more, and one load of the largest size can take longer: divide its share of the PFLOP above by what your GPU
+# does in 32 bits. The learning rate of a width was not
+# searched for on a GPU: it is that of width 12, times 12 / width.
+#
 # ## Fewer bits a weight
 #
 # The models that were told 1000 times, rounded to nearest: each output channel on a grid of $2^b$ values. The paper uses GPTQ, which
@@ -365,8 +403,9 @@ for module in (bits, biographies, stacked, training, measuring):
 # Told 1000 times, the wider GPT-2 ends at 3.2 bits a parameter to know and Llama at 2.4: for Llama a plateau cannot be seen, and GPT-2 may
 # still rise at the last steps. More to know also means more people and not more exposures of each, so that a model which is nearly
 # full spends as many exposures on what it cannot keep.
-# Experts were trained at one width. `python -m paramem.capacity.grid --large --device cuda` tells models of up to 32 million parameters;
-# it was tested on small ones, on a CPU, and not run on a GPU.
+# Experts were trained at one width. No GPU could be had: the larger models have never been told, and no claim rests on them. Their path was
+# run with small sizes on a CPU (`large="8x1"`), and their rule for the learning rate was tested at widths from 16 to 64 and two layers
+# (`python -m paramem.capacity.rates`), where of rates a factor of two apart it names the best. Beyond, deeper and wider, it is a guess.
 #
 # A draw is a set of people, the initial weights and the order of training. Learning rates were chosen on draws that are not
 # among these. Two bits here are about what is *predicted* after a name and the values before it; whether such knowledge can be
