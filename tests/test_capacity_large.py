@@ -15,7 +15,7 @@ from paramem.capacity.biographies import VOCABULARY
 from paramem.capacity.large import LARGE, asked_large, budget, chosen, large_cells
 from paramem.capacity.measuring import ask, summary
 from paramem.capacity.rates import best_factors, swept
-from paramem.capacity.stacked import Shape, Stack
+from paramem.capacity.stacked import Architecture, Shape, Stack
 from paramem.capacity.training import _nats
 from paramem.capacity.work import MARGIN, Work, check_fits, forward_flops, kept_for_backward
 from paramem.errors import BadParameter
@@ -110,13 +110,13 @@ def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "moe"])
-def test_flops_are_those_that_torch_counts(architecture: grid.Architecture) -> None:
+def test_flops_are_those_that_torch_counts(architecture: Architecture) -> None:
     shape = Shape(architecture=architecture, width=16, layers=3, heads=2)
     models, ids = Stack.initialised(shape, (0,), "meta"), torch.zeros(1, 5, 9, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as counter:
         logits, uneven = models.run(ids)
         forward = counter.get_total_flops()
-        (logits.sum() + uneven.sum()).backward()
+        (logits.sum() + uneven.sum()).backward()  # type: ignore[no-untyped-call]
     assert forward == forward_flops(shape, 5, 9)
     assert counter.get_total_flops() == 3 * forward
 

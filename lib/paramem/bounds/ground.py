@@ -228,16 +228,18 @@ def score(model: Trained | LM, documents: Documents, rows: Integers | None = Non
     logprobs = torch.zeros(len(rows), int(lengths.max()))
     ranks = torch.zeros(logprobs.shape, dtype=torch.int32)
     lm = model.model() if isinstance(model, Trained) else model
+    room = torch.empty(0, dtype=lm.dtype, device=lm.device)  # fresh memory costs as much as its use
     for places, batch in documents.batches(rows):
         ids, where = batch.input_ids.to(lm.device), torch.from_numpy(places)
         logits, columns = lm.model(input_ids=ids, use_cache=False).logits, ids.shape[1] - 1
-        said = logits.log_softmax(-1)  # one pass, where logsumexp makes four
+        room = room if len(room) >= logits.numel() else logits.new_empty(logits.numel())
+        said = torch.log_softmax(logits, -1, out=room[: logits.numel()].view(logits.shape))
         logprobs[where, :columns] = said[:, :-1].gather(2, ids[:, 1:, None])[..., 0].cpu()
         right = logits[:, :-1].gather(2, ids[:, 1:, None])
         as_probable = torch.ge(logits[:, :-1], right, out=said[:, :-1]).sum(-1)  # written over what is done with
         ranks[where, :columns] = (as_probable.int() - 1).cpu()
-    real = torch.arange(logprobs.shape[1]) < lengths[:, None]
-    return Scores(logprobs[real], ranks[real], lengths)
+    real = (torch.arange(logprobs.shape[1]) < lengths[:, None]).flatten().nonzero()[:, 0]
+    return Scores(logprobs.flatten()[real], ranks.flatten()[real], lengths)
 
 
 def certify(

@@ -133,7 +133,7 @@ def row_of(
     the 95 % intervals of the true risks; errors: top1 and its bound top1_bound, ...
     """
     n, bits = len(each.seen.lengths), each.bits + chosen
-    mean = pd.Series(mean_bits(each.seen.logprobs, each.seen.lengths, alphas, vocabulary), index=alphas)
+    mean = pd.Series(mean_bits(each.seen.logprobs, each.seen.lengths, alphas, vocabulary), index=list(alphas))
     found = tightest(over_alpha(mean, vocabulary, bits, m, n, delta, sample_bits=chosen))
     true = bits_per_dimension(each.unseen.logprobs, each.unseen.lengths, float(found["alpha"]), vocabulary)
     row = {"d": each.trained.size, "bits": each.bits, "plain": float(mean.min())}
