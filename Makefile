@@ -41,7 +41,7 @@ test-unit: $(STAMP) ## unit and property tests only
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not browser and not clone" tests $(ARGS)
 
 test-notebooks: $(STAMP) ## execute the notebooks again and compare with what they store
-	TQDM_DISABLE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(NBVAL) notebooks $(ARGS)
+	TQDM_DISABLE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(NBVAL) $$($(PY) scripts/longest_first.py) $(ARGS)
 
 test-browser: $(STAMP) $(SITE_STAMP) ## JupyterLab and the site in a headless Chromium
 	$(PY) -m pytest -m browser tests/test_browser.py tests/test_site_browser.py $(ARGS)

@@ -157,6 +157,14 @@ def kinds(site: Built) -> list[str]:
     return [f"{name}.html" for name in names]
 
 
+def longest_words(site: Built) -> list[str]:
+    """The pages of the papers that have the longest name of a claim, and the claim counted on the most testbeds."""
+    claims = [(view, claim) for view in site.content.papers.values() for claim in view.claims]
+    named = max(claims, key=lambda each: len(each[1].name))
+    counted = max(claims, key=lambda each: (each[1].undecided > 0, each[1].n))
+    return [f"{paper(view)}.html" for view, _ in (named, counted)]
+
+
 def paper(view: Any) -> str:
     return paper_path(view.key)
 
@@ -292,7 +300,7 @@ def test_every_kind_of_page_opens_and_is_legible(ours: Built, tab: Any, scheme: 
 def test_a_phone_s_width_is_kept(ours: Built, hostile: Built, tab: Any) -> None:
     for site in (ours, hostile):
         opened = tab(site, viewport=PHONE)
-        for name in kinds(site):
+        for name in dict.fromkeys([*kinds(site), *longest_words(site)]):
             page = opened.open(name)
             settle(page)
             for folded in page.locator("details").all():

@@ -408,14 +408,26 @@ for name in ("attention-knockout", "attributes-rate"):
 #
 # ## Exercises
 #
-# 1. Set `window = 3` and run all. What does the subject's curve look like when three layers are hidden at once?
+# 1. Hide the subject in three layers at once (`window = 3`). At the worst place, is the loss of p(answer) "more" than the three
+#    single losses there added up, or "less"? What does this say about the other layers when one alone is hidden?
 # 2. In which layer does the last token read the *relation* most (the table of attention above), and is it the layer where
 #    hiding it hurts most? The checker takes the layer where hiding the relation hurts most.
 
 
 # %%
-def check(layer):
-    return "right" if layer == change.loc["relation"].idxmin() else "look at the printed table of changes"
+def losses(width):
+    """Mean loss of p(answer) by layer, with the subject hidden in `width` layers."""
+    shown = information_flow(lm, facts, RecallSettings(window=width)).query("blocked == 'subject'")
+    return -shown.groupby("layer")["change"].mean()
 
 
-check(0)
+def check(exercise, answer):
+    if exercise == 1:
+        single, together = losses(1), losses(3)
+        worst = together.idxmax()
+        found = "more" if together[worst] > single.loc[worst - 1 : worst + 1].sum() else "less"
+        return "right" if answer == found else "look again: add up three of them"
+    return "right" if answer == change.loc["relation"].idxmin() else "look at the printed table of changes"
+
+
+check(2, 0)

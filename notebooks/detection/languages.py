@@ -152,10 +152,18 @@ print(wide.loc[chosen].sort_values("entropy", kind="stable").head(6).round(3).ad
 
 # %%
 items = {language: [(fact.said[language].prompt, fact.said[language].object) for fact in asked] for language in texts}
-sets = {}
-for language, found in own.items():
-    sets[language] = [found]
-    sets[f"random for {language}"] = [random_like(lm, found, generator) for _ in range(n_draws)]
+
+
+def with_random(own, generator):
+    """Each language's neurons, and `n_draws` random sets like them."""
+    sets = {}
+    for language, found in own.items():
+        sets[language] = [found]
+        sets[f"random for {language}"] = [random_like(lm, found, generator) for _ in range(n_draws)]
+    return sets
+
+
+sets = with_random(own, generator)
 lost = {measure: deactivation(lm, items, sets, measure=measure) for measure in ("text", "answer")}
 for measure, frame in lost.items():
     print(f"nats lost, {measure} (rows: what is off; columns: language that is measured)")
@@ -580,16 +588,23 @@ for name in ("language-neurons", "concept-patching"):
 #
 # ## Exercises
 #
-# 1. Take a larger share of neurons, `LanguageNeuronSettings(share=0.05)`. Does the harm stay selective?
+# 1. Take a larger share of neurons, `LanguageNeuronSettings(share=0.05)`. Is the harm to answers selective then, as the claim
+#    `tang2024language.harms-facts` demands? The checker takes "yes" or "no".
 # 2. Switch off the neurons of *both* languages. Do answers lose more than the two losses together, or less? The checker takes
 #    "more" or "less".
 
 
 # %%
-def check(guess):
+def check(exercise, guess):
+    if exercise == 1:
+        larger = reselected(table, LanguageNeuronSettings(share=0.05))
+        taken = with_random({name: neurons_of(larger, name) for name in texts}, np.random.default_rng(seed))
+        selective, measured = harms(deactivation(lm, items, taken, measure="answer"))
+        numbers = {name: near(value) for name, value in measured.items()}
+        return "right" if guess == ("yes" if selective else "no") else f"no: {numbers}"
     together = deactivation(lm, items, {"both": [sorted({*own["en"], *own["es"]})]}, measure="answer")["drop"].mean()
     alone = lost["answer"].groupby("neurons")["drop"].mean()
     return "right" if (together > alone["en"] + alone["es"]) == (guess == "more") else "look again: print `together`"
 
 
-print(check("more"), "/", check("less"))
+print(check(2, "more"), "/", check(2, "less"))

@@ -60,7 +60,7 @@ def random_site(lm: LM, *, share: float, generator: np.random.Generator) -> list
 def layer_site(lm: LM, layer: int) -> list[Neuron]:
     """Every neuron of one layer. Raises BadParameter."""
     if not 0 <= layer < lm.n_layers:
-        raise BadParameter(f"layer={layer}: {lm.name} has layers 0 to {lm.n_layers - 1}")
+        raise BadParameter(f"layer={layer}: {lm.name} has layers 0 to {lm.n_layers - 1}; choose one of these.")
     return [(layer, i) for i in range(lm.d_mlp)]
 
 
