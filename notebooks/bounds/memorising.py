@@ -35,7 +35,8 @@ from paramem.bounds.memorising import (
 from paramem.bounds.risk import finite_hypothesis_bound
 from paramem.bounds.toys import failure_table, failures
 from paramem.claims import share_interval
-from paramem.evaluation.intervals import paired, span
+from paramem.decisions import every
+from paramem.evaluation.intervals import Span, paired, span
 from paramem.fresh import fresh
 from paramem.plots import curves, rates
 
@@ -197,13 +198,19 @@ surely = {
     for name in cases
 }
 figure = curves(
-    paying.assign(fails=paying["fails"].astype(float)), "Paying a share of the bits: the promise is surely broken up to "
+    price.melt(value_name="fails", ignore_index=False).reset_index(), "Paying a share of the bits: the promise is surely broken up to "
     + ", ".join(f"{share} ({name})" for name, share in surely.items()),
     x="share", y="fails", lines="documents", xlabel="share of the bits that is paid", ylabel="share of draws in which it fails",
 )  # fmt: skip
+for line in figure.axes[0].lines:
+    each = zip(*(share_interval(round(fails * draws), draws) for fails in price[line.get_label()]), strict=True)
+    figure.axes[0].fill_between(price.index, *each, color=line.get_color(), alpha=0.15, lw=0)
 figure.axes[0].axhline(delta, color="0.5", linestyle=":", linewidth=0.8)
 figure.axes[0].set_xticks([0, 0.1, 0.2, 0.3, 0.5, 1])
 figure
+
+# %% [markdown]
+# Bands are Wilson's 95 % intervals of the shares; gray: the share $\delta$ that is promised.
 
 # %%
 print(price.round(2).to_string())
@@ -241,22 +248,31 @@ for name, beginning in (("has met them", met), ("has met others", met.roll(1, 0)
     bound = bounds(found.empirical, paid, 400, delta)
     key = "as proved" if name == "has met others" else "met for nothing"
     counts["a trained start, 400 documents", key] = failures(bound, found.true)
-    rows.append({"start": name, "bits": paid.mean(), "empirical": found.empirical.mean(), "true": found.true.mean(), "bound": bound.mean()})  # fmt: skip
+    moved = (numbers != 0).double().sum(1).mean().item()
+    rows.append({"start": name, "numbers that moved": moved, "bits": paid.mean(), "empirical": found.empirical.mean(), "true": found.true.mean(), "bound": bound.mean()})  # fmt: skip
 pd.DataFrame(rows).set_index("start").round(3)
 
 # %% [markdown]
+# The start that has met its documents is already so good on them that the ten numbers stay where they are: what is paid is the frame
+# of the code, 68 bits.
+#
 # ## How often they fail
 
 # %%
 failing = failure_table(counts)
 failing["form"] = failing["bound"].where(failing["bound"] == "as proved", "a part left out")
 caught = failing[(failing["form"] != "as proved") & (failing["low"] > delta)]
-rates(
+figure = rates(
     failing,
     f"As proved, bounds fail in at most {failing.loc[failing['form'] == 'as proved', 'mean'].max():.0%} of the draws;\n"
     f"{len(caught)} of {(failing['form'] != 'as proved').sum()} with a part left out surely break the promise of {delta:.0%}",
     rows="setting", columns="form", xlabel="share of draws in which the bound fails",
 )  # fmt: skip
+figure.axes[0].axvline(delta, color="0.5", linestyle=":", linewidth=0.8)
+figure
+
+# %% [markdown]
+# Gray: the share $\delta$ that is promised.
 
 # %%
 failing[["setting", "bound", "mean", "low", "high", "repetitions"]].round(3)
@@ -267,10 +283,13 @@ failing[["setting", "bound", "mean", "low", "high", "repetitions"]].round(3)
 # %%
 share = {key: k / n for key, (k, n) in counts.items()}
 low = {key: share_interval(k, n)[0] for key, (k, n) in counts.items()}
+NEGLIGIBLE = 0.1  # of shares and of their differences: what lies less above a limit need not be told from it
+# Breaks the promise by the whole interval, does not by more than is negligible, or these draws cannot tell:
+breaks = {key: Span(share[key], *share_interval(k, n)).above(delta, negligible=NEGLIGIBLE) for key, (k, n) in counts.items()}  # fmt: skip
 key = f"{FEW} documents"
 claim(
     "lotfi2023nonvacuous.memorised-bits-must-be-paid",
-    share[key, "as proved"] <= delta and low[key, "bits not paid"] > delta,
+    breaks[key, "bits not paid"] & (share[key, "as proved"] <= delta),
     measured={
         "fails": share[key, "as proved"],
         "fails_unpaid": share[key, "bits not paid"],
@@ -294,14 +313,14 @@ gaps = {mark: (each["true"] - each["empirical"]).to_numpy() for mark, each in ru
 grown = paired(gaps[MARKS[-1]], gaps[MARKS[1]])
 claim(
     "lotfi2023nonvacuous.passes-widen-the-gap",
-    grown.low > 0,
+    grown.above(0, negligible=NEGLIGIBLE),
     measured={
         "gap_at_30_passes": gaps[MARKS[1]].mean(),
         "gap_at_240": gaps[MARKS[-1]].mean(),
         "grown_low": grown.low,
         "grown_high": grown.high,
     },
-    note="true minus empirical risk of the same draws, 240 passes less 30: interval above zero",
+    note="true minus empirical risk of the same draws, 240 passes less 30: interval above zero; one that ends within a tenth of zero refutes",
 )
 
 # %%
@@ -309,21 +328,22 @@ truth = {mark: each["true"].to_numpy() for mark, each in runs[FEW].groupby("step
 turned = paired(truth[MARKS[-1]], truth[MARKS[2]])
 claim(
     "lotfi2023nonvacuous.memorising-worsens-new-documents",
-    turned.low > 0,
+    turned.above(0, negligible=NEGLIGIBLE),
     measured={
         "true_at_60_passes": truth[MARKS[2]].mean(),
         "true_at_240": truth[MARKS[-1]].mean(),
         "low": turned.low,
         "high": turned.high,
     },
-    note="100 documents: the true risk after 240 passes less that after 60, same draws: interval above zero",
+    note="100 documents: the true risk after 240 passes less that after 60, same draws: interval above zero; one that ends within a tenth of zero "
+    "refutes",
 )
 
 # %%
 key = f"{MANY:,} coins"
 claim(
     "lotfi2023nonvacuous.only-a-rule-is-certified",
-    (ends[MANY]["bound"] < 0.5).all() and (tossed["bound"] >= 0.5).all() and low[key, "bits not paid"] > delta,
+    breaks[key, "bits not paid"] & bool((ends[MANY]["bound"] < 0.5).all() and (tossed["bound"] >= 0.5).all()),
     measured={
         "largest_bound_rule": ends[MANY]["bound"].max(),
         "smallest_bound_coins": tossed["bound"].min(),
@@ -338,7 +358,7 @@ claim(
 memory = [used[name] for name in cases]
 claim(
     "lotfi2023nonvacuous.memorising-uses-the-slack",
-    min(each.low for each in memory) > 0.1,
+    every(each.above(0.1, negligible=NEGLIGIBLE) for each in memory),
     measured={
         "few_documents": memory[0].mean,
         "coins": memory[1].mean,
@@ -352,7 +372,7 @@ claim(
 key = "a trained start, 400 documents"
 claim(
     "lotfi2023nonvacuous.a-start-that-met-the-documents",
-    share[key, "as proved"] <= delta and low[key, "met for nothing"] > delta,
+    breaks[key, "met for nothing"] & (share[key, "as proved"] <= delta),
     measured={"fails_met": share[key, "met for nothing"], "fails_others": share[key, "as proved"], "draws": draws // 2},
     note="the same starts: with other documents at most delta of the draws, with their own more, by the whole 95 % interval",
 )
@@ -361,7 +381,7 @@ claim(
 key = f"{FEW} documents, smoothed bits"
 claim(
     "lotfi2023nonvacuous.memorised-bits-in-bits",
-    share[key, "as proved"] <= delta and low[key, "bits not paid"] > delta,
+    breaks[key, "bits not paid"] & (share[key, "as proved"] <= delta),
     measured={
         "fails": share[key, "as proved"],
         "fails_unpaid": share[key, "bits not paid"],

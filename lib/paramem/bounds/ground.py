@@ -73,6 +73,7 @@ class Training:
 
     lr, quantised_lr  None: what was found best for the kind on draws of other seeds, `RATES`
     batch             documents a step
+    control           take the quantised steps without quantisation as well
     """
 
     rank: int | None = 8
@@ -83,6 +84,7 @@ class Training:
     lr: float | None = None
     quantised_lr: float | None = None
     batch: int = 32
+    control: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -101,6 +103,7 @@ class Training:
             levels=self.levels,
             quantised_steps=self.quantised_steps,
             quantised_lr=self.quantised_lr or quantised,
+            control=self.control,
         )
 
 
