@@ -241,4 +241,4 @@ def test_figures_show_every_model_and_where_bounds_are_vacuous() -> None:
     assert sum(heights) == pytest.approx(made["bound"].iloc[:2].sum())
     lines = families({"risk": (made, "d", "empirical")}, "t", lines="kind", levels={"risk": (4.0, "vacuous")})
     assert [len(line.get_xdata()) for line in lines.axes[0].lines[:2]] == [2, 2]
-    assert lines.axes[0].texts[0].get_text() == "vacuous"
+    assert lines.axes[0].get_title() == "dotted: vacuous"
