@@ -421,7 +421,7 @@ claim(
 # fail in this regime. `bounds/memorising` trains models that memorise, where they can.
 #
 # Where nothing better than guessing can be certified, the best alpha is at the end of its grid, 0.99, and the bound lies above that of
-# guessing: so with few documents (printed above), where a "best dimension" therefore says nothing.
+# guessing: so with few documents (printed above), where a "best dimension" says nothing and is not counted.
 #
 # SubLoRA adapts attention and the head, as in the paper; at this width the subspace alone also moves embeddings and
 # feed-forward layers, which LoRA leaves at random. All models are trained for 325 steps. Where the empirical risk rises with $d$, the
