@@ -167,7 +167,7 @@ def test_bad_input() -> None:
         FitSettings(steps=0)
     model = SubLora.of(lm, KINDS["sublora"])
     with pytest.raises(BadInput, match="smaller learning rate"):
-        fit(model, lambda step: batch("gpt2"), FitSettings(steps=5, lr=1e30, quantised_steps=0))
+        fit(model, lambda step: batch("gpt2"), FitSettings(steps=5, lr=1e200, quantised_steps=0))
     done = fit(model, lambda step: batch("gpt2"), FitSettings(steps=2, quantised_steps=1))
     with pytest.raises(BadInput, match="holds 60 numbers"):
         rebuilt(lm, SubLoraSettings(rank=2, dimension=61), done.code.pack())
