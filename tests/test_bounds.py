@@ -26,6 +26,7 @@ from paramem.bounds.smoothing import (
     ALPHAS,
     best_smoothed_bound,
     bits_per_dimension,
+    mean_bits,
     smoothed_bits,
     smoothed_interval,
 )
@@ -149,6 +150,20 @@ def test_bits_per_dimension_are_means_over_documents_and_not_over_tokens() -> No
     assert each[0] == pytest.approx(float(smoothed_bits(sure, 0.1, 100).mean()))
     pooled = float(smoothed_bits(torch.cat([sure, unsure]), 0.1, 100).mean())
     assert float(each.mean()) > pooled + 0.5
+
+
+def test_means_over_documents_are_the_same_for_all_alphas_at_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 20, (50,), generator=generator)
+    said = -torch.rand(int(lengths.sum()), generator=generator) * 4
+    each = [float(bits_per_dimension(said, lengths, alpha, 100).mean()) for alpha in ALPHAS]
+    assert mean_bits(said, lengths, ALPHAS, 100) == pytest.approx(each, abs=1e-12)
+    pooled = [float(smoothed_bits(said, alpha, 100).mean()) for alpha in ALPHAS]
+    assert mean_bits(said, lengths, ALPHAS, 100) != pytest.approx(pooled, abs=1e-3), "the control: over tokens"
+    with pytest.raises(BadParameter, match=r"alpha=0\.0"):
+        mean_bits(said, lengths, [0.0], 100)
+    with pytest.raises(BadInput, match="no token"):
+        mean_bits(said, lengths * 0, ALPHAS, 100)
 
 
 def test_the_choice_of_alpha_is_paid_for_once() -> None:

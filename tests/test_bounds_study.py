@@ -17,12 +17,15 @@ from paramem.bounds.smoothing import ALPHAS, best_smoothed_bound
 from paramem.bounds.source import Source, unigram_bits
 from paramem.bounds.study import (
     bits_at,
+    bits_at_levels,
     code_of_data,
+    common_levels,
     common_risk,
     drawn_beyond,
     error_terms,
     falls_by,
     over_alpha,
+    pairs_in_order,
     pareto,
     point,
     row_of,
@@ -138,6 +141,24 @@ def test_beyond_the_training_documents_most_draws_are_new() -> None:
         drawn_beyond(old, new, 1_000, 2_000, 501, np.random.default_rng(0))
 
 
+def test_levels_are_those_that_every_family_has_models_around() -> None:
+    few, many = ([6.0, 4.0], [100.0, 1_000.0]), ([5.0, 3.0], [100.0, 1_000.0])
+    assert common_levels([few[0], many[0]], 3) == [4.0, 4.5, 5.0]
+    tables = {
+        name: pd.DataFrame({"plain": risks, "bits": bits})
+        for name, (risks, bits) in zip("ab", (few, many), strict=True)
+    }
+    needed = bits_at_levels(tables, 3)
+    assert list(needed.index) == [4.0, 4.5, 5.0]
+    assert needed.loc[4.0].tolist() == pytest.approx([1_000, math.sqrt(100 * 1_000)])
+    assert needed.loc[5.0].tolist() == pytest.approx([math.sqrt(100 * 1_000), 100])
+    assert (needed.diff().dropna() < 0).all().all(), "a larger error takes fewer bits"
+    assert pairs_in_order(needed) == (3, 3)
+    assert pairs_in_order(needed[["b", "a"]]) == (0, 3), "the control: the other way round"
+    with pytest.raises(BadInput, match="no risk is common"):
+        common_levels([[6.0, 5.5], [5.0, 3.0]], 3)
+
+
 def test_a_fall_is_paired() -> None:
     generator = np.random.default_rng(0)
     hard = pd.Series(generator.normal(0, 10, 400))
@@ -220,4 +241,4 @@ def test_figures_show_every_model_and_where_bounds_are_vacuous() -> None:
     assert sum(heights) == pytest.approx(made["bound"].iloc[:2].sum())
     lines = families({"risk": (made, "d", "empirical")}, "t", lines="kind", levels={"risk": (4.0, "vacuous")})
     assert [len(line.get_xdata()) for line in lines.axes[0].lines[:2]] == [2, 2]
-    assert lines.axes[0].texts[0].get_text() == "vacuous"
+    assert lines.axes[0].get_title() == "dotted: vacuous"

@@ -204,17 +204,6 @@ def test_a_stack_stays_on_its_device(architecture: grid.Architecture) -> None:
         models.run(torch.zeros(2, 3, 5, dtype=torch.long, device="meta"))
 
 
-def test_large_cells_reach_thirty_million_parameters_by_the_path_that_small_ones_take() -> None:
-    large = grid.large_cells()
-    assert max(cell.shape.parameters() for cell in large) > 30_000_000
-    assert all(2 * cell.people <= 64**cell.parts for cell in (*large, *grid.cells()))
-    assert {cell.parts for cell in grid.cells()} == {2}
-    assert len({cell.name for cell in (*large, *grid.cells())}) == len(large) + len(grid.cells())
-    said = grid.measured(grid.Cell("gpt2", 8, 100, 0.1, layers=1), 0, "cpu").split()
-    assert said[0] == "gpt2-d8-l1-x100-r10:"
-    assert float(said[3]) > 0.5 * float(said[5])
-
-
 def test_numbers_are_assigned_and_gradients_forgotten_in_place() -> None:
     models, other = Stack.initialised(Shape(width=8), (0, 1)), Stack.initialised(Shape(width=8), (2, 3))
     ids = torch.randint(VOCABULARY, (2, 3, 6), generator=torch.Generator().manual_seed(1))

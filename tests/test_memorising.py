@@ -21,7 +21,7 @@ from paramem.bounds.memorising import (
     trained_in_full,
 )
 from paramem.bounds.risk import finite_hypothesis_bound
-from paramem.bounds.smoothing import LONG_ALPHAS
+from paramem.bounds.smoothing import ALPHAS
 from paramem.errors import BadParameter
 
 SMALL = Drinks(names=10, noise=0.5)
@@ -58,7 +58,7 @@ def test_the_true_risk_is_the_mean_over_new_documents() -> None:
     np.testing.assert_allclose(found.empirical_bits, found.true_bits, atol=0.02)
     other = judge(SHAPE, theta, [new] * 3, Drinks(names=10, noise=0.0))
     assert np.abs(found.empirical - other.true).max() > 0.02, "the control: of another distribution it is not"
-    assert found.true_bits.shape == (len(LONG_ALPHAS), 3)
+    assert found.true_bits.shape == (len(ALPHAS), 3)
 
 
 def test_every_model_is_its_start_and_the_numbers_in_its_code() -> None:

@@ -11,6 +11,7 @@ from families import make_lm
 from known import TEXTS
 from paramem.bounds.coding import Code
 from paramem.bounds.sublora import (
+    Compressed,
     FitSettings,
     SubLora,
     SubLoraSettings,
@@ -138,6 +139,22 @@ def test_training_lowers_the_loss_and_the_model_comes_back_out_of_its_bytes(fami
     assert done.code.bits < raw / 4, "the control: what the numbers cost as they are"
 
 
+def test_the_control_takes_the_same_steps_without_quantisation() -> None:
+    lm = make_lm("gpt2")
+    model, rows = SubLora.of(lm, KINDS["sublora"]), batch("gpt2")
+    common = {"steps": 10, "lr": 0.05, "quantised_steps": 5, "quantised_lr": 5e-3}
+
+    def fitted(levels: int, control: bool) -> Compressed:
+        return fit(model, lambda step: rows, FitSettings(levels=levels, control=control, **common))
+
+    coarse, fine, alone = fitted(2, True), fitted(10_000, True), fitted(2, False)
+    assert coarse.control == fine.control, "whatever the levels"
+    assert len(coarse.control) == 5
+    assert fine.losses[10] == pytest.approx(fine.control[0]), "a level for every number changes nothing"
+    assert abs(coarse.losses[10] - coarse.control[0]) > 1e-3, "the control of the control"
+    assert (alone.losses, alone.code.pack(), alone.control) == (coarse.losses, coarse.code.pack(), ())
+
+
 def test_bad_input() -> None:
     lm = make_lm("gpt2")
     with pytest.raises(BadParameter, match="rank=0"):
@@ -150,7 +167,7 @@ def test_bad_input() -> None:
         FitSettings(steps=0)
     model = SubLora.of(lm, KINDS["sublora"])
     with pytest.raises(BadInput, match="smaller learning rate"):
-        fit(model, lambda step: batch("gpt2"), FitSettings(steps=5, lr=1e30, quantised_steps=0))
+        fit(model, lambda step: batch("gpt2"), FitSettings(steps=5, lr=1e200, quantised_steps=0))
     done = fit(model, lambda step: batch("gpt2"), FitSettings(steps=2, quantised_steps=1))
     with pytest.raises(BadInput, match="holds 60 numbers"):
         rebuilt(lm, SubLoraSettings(rank=2, dimension=61), done.code.pack())

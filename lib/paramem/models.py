@@ -79,7 +79,7 @@ def load(
     kind = _dtype(dtype)
     if device is not None and device_map is not None:
         raise BadParameter(f"give device or device_map, not both (device={device!r}, device_map={device_map!r})")
-    place = _device(device) if device_map is None else None
+    place = usable_device(device) if device_map is None else None
     source = resolve(name, revision)
     require_supported(source.config().get("model_type"))
     model = _model(source, kind, device_map)
@@ -97,14 +97,21 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     return kind
 
 
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
+def usable_device(device: str | torch.device | None = "auto") -> torch.device:
+    """CUDA where there is one, else the CPU, for "auto" or None; otherwise the one named, if it can be used.
+
+    Raises BadParameter for a device that torch does not know or cannot reach.
+    """
+    if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise BadParameter(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise BadParameter(
+            f"device {device!r} cannot be used here: {str(error).splitlines()[0]}; leave it at 'auto', or name one that "
+            "torch reaches: cpu, or cuda with a GPU, its driver and a build of torch for it"
+        ) from error
     return place
 
 

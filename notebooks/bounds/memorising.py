@@ -35,7 +35,8 @@ from paramem.bounds.memorising import (
 from paramem.bounds.risk import finite_hypothesis_bound
 from paramem.bounds.toys import failure_table, failures
 from paramem.claims import share_interval
-from paramem.evaluation.intervals import paired, span
+from paramem.decisions import every
+from paramem.evaluation.intervals import Span, paired, span
 from paramem.fresh import fresh
 from paramem.plots import curves, rates
 
@@ -151,13 +152,32 @@ counts[f"{FEW} documents, smoothed bits", "bits not paid"] = failures(few["bpd_u
 few[["bpd_bound", "bpd_true", "bpd_unpaid", "bpd_unpaid_true"]].mean().round(3).to_frame("bits a drink").T
 
 # %% [markdown]
+# ## Is it the rule that is certified?
+#
+# As many documents, numbers and steps, and no rule: towns decide nothing, and drinks are coins. A certificate below one half would be wrong.
+# Predict: how often does the bound without bits give one?
+
+# %%
+coins = Drinks(noise=0.5)
+heads = [coins.draw(MANY, here.seed, sample=300 + i) for i in range(draws)]
+tossed = course(heads, coins, regime, start, MARKS[-1:], delta)
+counts[f"{MANY:,} coins", "as proved"] = failures(tossed["bound"], tossed["true"])
+counts[f"{MANY:,} coins", "bits not paid"] = failures(tossed["unpaid"], tossed["true"])
+certified = {
+    "a rule": ends[MANY],
+    "coins": tossed,
+}
+pd.DataFrame({name: {"true risk": each["true"].mean(), "bound": each["bound"].mean(), "largest": each["bound"].max(),
+                     "smallest": each["bound"].min(), "without its bits": each["unpaid"].mean()} for name, each in certified.items()}).T.round(3)  # fmt: skip
+
+# %% [markdown]
 # ## How much of the price is needed?
 #
 # Nothing but coins: no rule at all, 200 documents, 300 numbers. Every drop of the empirical risk is memory, and the true risk is one half.
 # A bound that pays a share of its bits fails from some share downwards. Where, for the coins and for the models above?
 
 # %%
-coins, larger = Drinks(noise=0.5), Regime(architecture=here.architecture, seed=here.seed, dimension=300)
+larger = Regime(architecture=here.architecture, seed=here.seed, dimension=300)
 told = [coins.draw(200, here.seed, sample=100 + i) for i in range(draws)]
 ((_, numbers, theta),) = memorised(told, shape, larger, start, (larger.steps,))
 heads, bits = judge(shape, theta, told, coins), larger.bits(numbers)
@@ -178,13 +198,19 @@ surely = {
     for name in cases
 }
 figure = curves(
-    paying.assign(fails=paying["fails"].astype(float)), "Paying a share of the bits: the promise is surely broken up to "
+    price.melt(value_name="fails", ignore_index=False).reset_index(), "Paying a share of the bits: the promise is surely broken up to "
     + ", ".join(f"{share} ({name})" for name, share in surely.items()),
     x="share", y="fails", lines="documents", xlabel="share of the bits that is paid", ylabel="share of draws in which it fails",
 )  # fmt: skip
+for line in figure.axes[0].lines:
+    each = zip(*(share_interval(round(fails * draws), draws) for fails in price[line.get_label()]), strict=True)
+    figure.axes[0].fill_between(price.index, *each, color=line.get_color(), alpha=0.15, lw=0)
 figure.axes[0].axhline(delta, color="0.5", linestyle=":", linewidth=0.8)
 figure.axes[0].set_xticks([0, 0.1, 0.2, 0.3, 0.5, 1])
 figure
+
+# %% [markdown]
+# Bands are Wilson's 95 % intervals of the shares; gray: the share $\delta$ that is promised.
 
 # %%
 print(price.round(2).to_string())
@@ -222,22 +248,31 @@ for name, beginning in (("has met them", met), ("has met others", met.roll(1, 0)
     bound = bounds(found.empirical, paid, 400, delta)
     key = "as proved" if name == "has met others" else "met for nothing"
     counts["a trained start, 400 documents", key] = failures(bound, found.true)
-    rows.append({"start": name, "bits": paid.mean(), "empirical": found.empirical.mean(), "true": found.true.mean(), "bound": bound.mean()})  # fmt: skip
+    moved = (numbers != 0).double().sum(1).mean().item()
+    rows.append({"start": name, "numbers that moved": moved, "bits": paid.mean(), "empirical": found.empirical.mean(), "true": found.true.mean(), "bound": bound.mean()})  # fmt: skip
 pd.DataFrame(rows).set_index("start").round(3)
 
 # %% [markdown]
+# The start that has met its documents is already so good on them that the ten numbers stay where they are: what is paid is the frame
+# of the code, 68 bits.
+#
 # ## How often they fail
 
 # %%
 failing = failure_table(counts)
 failing["form"] = failing["bound"].where(failing["bound"] == "as proved", "a part left out")
 caught = failing[(failing["form"] != "as proved") & (failing["low"] > delta)]
-rates(
+figure = rates(
     failing,
     f"As proved, bounds fail in at most {failing.loc[failing['form'] == 'as proved', 'mean'].max():.0%} of the draws;\n"
     f"{len(caught)} of {(failing['form'] != 'as proved').sum()} with a part left out surely break the promise of {delta:.0%}",
     rows="setting", columns="form", xlabel="share of draws in which the bound fails",
 )  # fmt: skip
+figure.axes[0].axvline(delta, color="0.5", linestyle=":", linewidth=0.8)
+figure
+
+# %% [markdown]
+# Gray: the share $\delta$ that is promised.
 
 # %%
 failing[["setting", "bound", "mean", "low", "high", "repetitions"]].round(3)
@@ -248,10 +283,13 @@ failing[["setting", "bound", "mean", "low", "high", "repetitions"]].round(3)
 # %%
 share = {key: k / n for key, (k, n) in counts.items()}
 low = {key: share_interval(k, n)[0] for key, (k, n) in counts.items()}
+NEGLIGIBLE = 0.1  # of shares and of their differences: what lies less above a limit need not be told from it
+# Breaks the promise by the whole interval, does not by more than is negligible, or these draws cannot tell:
+breaks = {key: Span(share[key], *share_interval(k, n)).above(delta, negligible=NEGLIGIBLE) for key, (k, n) in counts.items()}  # fmt: skip
 key = f"{FEW} documents"
 claim(
     "lotfi2023nonvacuous.memorised-bits-must-be-paid",
-    share[key, "as proved"] <= delta and low[key, "bits not paid"] > delta,
+    breaks[key, "bits not paid"] & (share[key, "as proved"] <= delta),
     measured={
         "fails": share[key, "as proved"],
         "fails_unpaid": share[key, "bits not paid"],
@@ -275,14 +313,14 @@ gaps = {mark: (each["true"] - each["empirical"]).to_numpy() for mark, each in ru
 grown = paired(gaps[MARKS[-1]], gaps[MARKS[1]])
 claim(
     "lotfi2023nonvacuous.passes-widen-the-gap",
-    grown.low > 0,
+    grown.above(0, negligible=NEGLIGIBLE),
     measured={
         "gap_at_30_passes": gaps[MARKS[1]].mean(),
         "gap_at_240": gaps[MARKS[-1]].mean(),
         "grown_low": grown.low,
         "grown_high": grown.high,
     },
-    note="true minus empirical risk of the same draws, 240 passes less 30: interval above zero",
+    note="true minus empirical risk of the same draws, 240 passes less 30: interval above zero; one that ends within a tenth of zero refutes",
 )
 
 # %%
@@ -290,33 +328,37 @@ truth = {mark: each["true"].to_numpy() for mark, each in runs[FEW].groupby("step
 turned = paired(truth[MARKS[-1]], truth[MARKS[2]])
 claim(
     "lotfi2023nonvacuous.memorising-worsens-new-documents",
-    turned.low > 0,
+    turned.above(0, negligible=NEGLIGIBLE),
     measured={
         "true_at_60_passes": truth[MARKS[2]].mean(),
         "true_at_240": truth[MARKS[-1]].mean(),
         "low": turned.low,
         "high": turned.high,
     },
-    note="100 documents: the true risk after 240 passes less that after 60, same draws: interval above zero",
+    note="100 documents: the true risk after 240 passes less that after 60, same draws: interval above zero; one that ends within a tenth of zero "
+    "refutes",
 )
 
 # %%
+key = f"{MANY:,} coins"
 claim(
-    "lotfi2023nonvacuous.certified-or-memorised",
-    (ends[MANY]["bound"] < 0.5).all() and (few["bound"] >= 0.5).all(),
+    "lotfi2023nonvacuous.only-a-rule-is-certified",
+    breaks[key, "bits not paid"] & bool((ends[MANY]["bound"] < 0.5).all() and (tossed["bound"] >= 0.5).all()),
     measured={
-        "largest_bound_2000": ends[MANY]["bound"].max(),
-        "smallest_bound_100": few["bound"].min(),
-        "true_100": last[FEW]["true"],
+        "largest_bound_rule": ends[MANY]["bound"].max(),
+        "smallest_bound_coins": tossed["bound"].min(),
+        "coins_certified_unpaid": share[key, "bits not paid"],
+        "low": low[key, "bits not paid"],
     },
-    note="at the last pass: below guessing on every draw of 2,000 documents, on none of 100, though the true risk is below it",
+    note="2,000 documents, at the last pass: with a rule every draw is certified below guessing, without one none is; where bits are not "
+    "paid coins are too, in more than delta of the draws, by the whole 95 % interval",
 )
 
 # %%
 memory = [used[name] for name in cases]
 claim(
     "lotfi2023nonvacuous.memorising-uses-the-slack",
-    min(each.low for each in memory) > 0.1,
+    every(each.above(0.1, negligible=NEGLIGIBLE) for each in memory),
     measured={
         "few_documents": memory[0].mean,
         "coins": memory[1].mean,
@@ -327,23 +369,10 @@ claim(
 )
 
 # %%
-claim(
-    "lotfi2023nonvacuous.half-the-bits-would-do",
-    (price.loc[0.5] <= delta).all(),
-    measured={"fails_at_half": price.loc[0.5].max()}
-    | {
-        f"surely_broken_up_to_{'coins' if 'coins' in name else 'rule'}": share
-        for name, share in surely.items()
-        if share is not None
-    },
-    note="bounds that pay half of the bits fail in at most delta of the draws, with 100 documents and with coins",
-)
-
-# %%
 key = "a trained start, 400 documents"
 claim(
     "lotfi2023nonvacuous.a-start-that-met-the-documents",
-    share[key, "as proved"] <= delta and low[key, "met for nothing"] > delta,
+    breaks[key, "met for nothing"] & (share[key, "as proved"] <= delta),
     measured={"fails_met": share[key, "met for nothing"], "fails_others": share[key, "as proved"], "draws": draws // 2},
     note="the same starts: with other documents at most delta of the draws, with their own more, by the whole 95 % interval",
 )
@@ -352,7 +381,7 @@ claim(
 key = f"{FEW} documents, smoothed bits"
 claim(
     "lotfi2023nonvacuous.memorised-bits-in-bits",
-    share[key, "as proved"] <= delta and low[key, "bits not paid"] > delta,
+    breaks[key, "bits not paid"] & (share[key, "as proved"] <= delta),
     measured={
         "fails": share[key, "as proved"],
         "fails_unpaid": share[key, "bits not paid"],

@@ -39,7 +39,7 @@ from torch import Tensor
 from paramem.bounds.coding import Code, encode
 from paramem.bounds.projector import KroneckerProjector
 from paramem.bounds.risk import bits_of_choice, finite_hypothesis_bound, prefix_free_bits
-from paramem.bounds.smoothing import LONG_ALPHAS, smoothed_bits, smoothed_interval
+from paramem.bounds.smoothing import ALPHAS, smoothed_bits, smoothed_interval
 from paramem.capacity.stacked import Architecture, Shape, Stack
 from paramem.errors import BadParameter
 from paramem.world.people import name_pools
@@ -227,7 +227,7 @@ def leaning(shape: Shape, theta: Tensor, ids: Tensor, size: int = 900) -> Tensor
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """What M models are worth: share of wrong drinks (M,), and bits a drink for each of `LONG_ALPHAS` (alphas, M).
+    """What M models are worth: share of wrong drinks (M,), and bits a drink for each of `ALPHAS` (alphas, M).
 
     empirical, empirical_bits  on the documents of the model's own draw
     true, true_bits            on a new document, exact
@@ -266,7 +266,7 @@ def _mean_wrong(odds: Tensor) -> Floats:
 
 def _mean_bits(odds: Tensor) -> Floats:
     logprobs = torch.nn.functional.logsigmoid(odds)
-    return np.stack([smoothed_bits(logprobs, alpha, len(DRINKS)).mean(1).numpy() for alpha in LONG_ALPHAS])
+    return np.stack([smoothed_bits(logprobs, alpha, len(DRINKS)).mean(1).numpy() for alpha in ALPHAS])
 
 
 def bounds(empirical: Floats, bits: Floats | float, m: int, delta: float, *, loss_range: float = 1.0) -> Floats:
@@ -281,7 +281,7 @@ def bounds(empirical: Floats, bits: Floats | float, m: int, delta: float, *, los
 
 def smoothed_bounds(judged: Judged, bits: Floats | float, m: int, delta: float) -> tuple[Floats, Floats]:
     """The smallest bound over alpha on bits a drink, and the true risk at that alpha, each (M,)."""
-    ranges = [smoothed_interval(alpha, len(DRINKS)).length for alpha in LONG_ALPHAS]
+    ranges = [smoothed_interval(alpha, len(DRINKS)).length for alpha in ALPHAS]
     each = np.stack(
         [bounds(risk, bits, m, delta, loss_range=r) for risk, r in zip(judged.empirical_bits, ranges, strict=True)]
     )
@@ -301,7 +301,7 @@ def course(
     shape, m, rows = regime.shape(source), len(told[0].drinks), []
     for step, numbers, theta in memorised(told, shape, regime, start, marks):
         found, bits = judge(shape, theta, told, source), regime.bits(numbers) + bits_of_choice(len(marks))
-        smoothed = smoothed_bounds(found, bits + bits_of_choice(len(LONG_ALPHAS)), m, delta)
+        smoothed = smoothed_bounds(found, bits + bits_of_choice(len(ALPHAS)), m, delta)
         free = smoothed_bounds(found, 0.0, m, delta)
         columns = {"bits": bits, "empirical": found.empirical, "true": found.true}
         columns |= {"bound": bounds(found.empirical, bits, m, delta), "unpaid": bounds(found.empirical, 0.0, m, delta)}

@@ -13,15 +13,15 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from paramem.bounds.risk import bits_of_choice, finite_hypothesis_bound, subsampled_bound
 from paramem.errors import BadInput, BadParameter
 
-ALPHAS = tuple(10.0 ** (-k / 4) for k in range(1, 25))  # from 0.56 to 1e-6, four a decade
-# Up to nearly guessing, where bounds from few documents end. 32 values: a choice among 24 costs as many whole bits.
-LONG_ALPHAS = (0.99, 0.98, 0.96, 0.93, 0.89, 0.84, 0.75, 0.65, *ALPHAS)
+# Down to 1e-6, four a decade, and up to nearly guessing, where bounds from few documents end: 32 values, five bits.
+ALPHAS = (0.99, 0.98, 0.96, 0.93, 0.89, 0.84, 0.75, 0.65, *(10.0 ** (-k / 4) for k in range(1, 25)))
 
 
 class Interval(NamedTuple):
@@ -54,15 +54,23 @@ def document_means(values: Tensor, lengths: Tensor) -> Tensor:
 
     values: of all tokens, document after document, (tokens,). lengths: how many each document has, (documents,).
     """
+    _check_documents(values, lengths)
+    return _sums(values.double(), lengths) / lengths.cpu()
+
+
+def _check_documents(values: Tensor, lengths: Tensor) -> None:
     if not len(lengths):
         raise BadInput("no documents: the empirical risk is a mean over at least one.")
     if not bool((lengths > 0).all()):
         raise BadInput(f"document {int(lengths.argmin())} has no token.")
     if values.shape != (int(lengths.sum()),):
         raise BadInput(f"values of shape {tuple(values.shape)} for documents of {int(lengths.sum())} tokens in all.")
-    owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths.cpu())
-    sums = torch.zeros(len(lengths), dtype=torch.float64).index_add(0, owner, values.double().cpu())
-    return sums / lengths.cpu()
+
+
+def _sums(values: Tensor, lengths: Tensor) -> Tensor:
+    """Sum over each document, (documents,): adding up a run of numbers is three times as fast as scattering them."""
+    starts = (lengths.cumsum(0) - lengths).cpu().numpy()
+    return torch.from_numpy(np.add.reduceat(values.cpu().numpy(), starts))
 
 
 def bits_per_dimension(logprobs: Tensor, lengths: Tensor, alpha: float, vocabulary: int) -> Tensor:
@@ -71,6 +79,18 @@ def bits_per_dimension(logprobs: Tensor, lengths: Tensor, alpha: float, vocabula
     logprobs: natural log-probabilities of all tokens, document after document, (tokens,). lengths: (documents,).
     """
     return document_means(smoothed_bits(logprobs, alpha, vocabulary), lengths)
+
+
+def mean_bits(logprobs: Tensor, lengths: Tensor, alphas: Sequence[float], vocabulary: int) -> list[float]:
+    """The mean of `bits_per_dimension` over documents, for each alpha: probabilities and weights are made once."""
+    _check_documents(logprobs, lengths)
+    weights = torch.repeat_interleave(1 / (len(lengths) * lengths.double().cpu()), lengths.cpu())
+    probable, found = logprobs.double().cpu().exp(), []
+    for alpha in alphas:
+        _check(alpha, vocabulary)
+        mixed = probable.mul(1 - alpha).add_(alpha / vocabulary)
+        found.append(-float(mixed.log2_() @ weights))
+    return found
 
 
 class SmoothedBound(NamedTuple):
@@ -111,9 +131,8 @@ def best_smoothed_bound(
     if not subsample and n != m:
         raise BadInput(f"{n} documents are given, and m={m}: give all of them, or say that they are a part.")
     found = []
-    for alpha in alphas:
+    for alpha, risk in zip(alphas, mean_bits(logprobs, lengths, alphas, vocabulary), strict=True):
         length = smoothed_interval(alpha, vocabulary).length
-        risk = float(bits_per_dimension(logprobs, lengths, alpha, vocabulary).mean())
         bits = complexity_bits + choice
         if subsample:
             bound = subsampled_bound(risk, length, bits, m, n, delta, sample_bits=sample_bits + choice)

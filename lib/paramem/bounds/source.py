@@ -79,7 +79,7 @@ class Documents:
         ids = torch.from_numpy(self.ids[rows, : int(lengths.max())].astype(np.int64))
         return Batch(input_ids=ids, prompt_lengths=lengths, lengths=lengths)
 
-    def batches(self, rows: Integers, size: int = 256) -> Iterator[tuple[Integers, Batch]]:
+    def batches(self, rows: Integers, size: int = 96) -> Iterator[tuple[Integers, Batch]]:
         """These rows in batches of documents of like length: (their places in ``rows``, the batch)."""
         order = np.argsort(self.lengths[rows], kind="stable")
         for start in range(0, len(order), size):

@@ -12,8 +12,9 @@ alpha, m, n and delta are arithmetic on these scores.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from paramem.bounds.ground import Scores, Trained, Training, score, train
 from paramem.bounds.risk import bits_of_choice, subsampled_terms
-from paramem.bounds.smoothing import ALPHAS, bits_per_dimension, smoothed_interval
+from paramem.bounds.smoothing import ALPHAS, bits_per_dimension, mean_bits, smoothed_interval
 from paramem.bounds.source import Documents
 from paramem.bounds.sublora import SubLora, SubLoraSettings
 from paramem.errors import BadInput, BadParameter
@@ -132,7 +133,7 @@ def row_of(
     the 95 % intervals of the true risks; errors: top1 and its bound top1_bound, ...
     """
     n, bits = len(each.seen.lengths), each.bits + chosen
-    mean = smoothed_risks(each.seen, vocabulary, alphas).mean()
+    mean = pd.Series(mean_bits(each.seen.logprobs, each.seen.lengths, alphas, vocabulary), index=list(alphas))
     found = tightest(over_alpha(mean, vocabulary, bits, m, n, delta, sample_bits=chosen))
     true = bits_per_dimension(each.unseen.logprobs, each.unseen.lengths, float(found["alpha"]), vocabulary)
     row = {"d": each.trained.size, "bits": each.bits, "plain": float(mean.min())}
@@ -226,6 +227,39 @@ def bits_at(risk: float, risks: Sequence[float], bits: Sequence[float]) -> float
 def common_risk(curves: Sequence[Sequence[float]]) -> float:
     """The lowest risk that every family reaches: the largest of their minima."""
     return max(min(each) for each in curves)
+
+
+def common_levels(curves: Sequence[Sequence[float]], many: int) -> list[float]:
+    """So many risks, evenly spaced, from the lowest that every family reaches to the highest that all have a model at
+    or above of. Above it, a family whose smallest code is better would be charged for that code. Raises BadInput where
+    the families have no risk in common.
+    """
+    low, high = common_risk(curves), min(max(each) for each in curves)
+    if high < low:
+        raise BadInput(
+            f"one family reaches {low:.3f} at best and another {high:.3f} at worst: no risk is common to all."
+        )
+    return [float(each) for each in np.linspace(low, high, many)]
+
+
+def bits_at_levels(tables: Mapping[str, pd.DataFrame], many: int = 5) -> pd.DataFrame:
+    """Bits that each family takes at `common_levels` of its risks: a row a level, a column a family, from low to high.
+
+    tables: of each family, with the columns ``plain``, its risks, and ``bits``.
+    """
+    levels = common_levels([list(each["plain"]) for each in tables.values()], many)
+    columns = {
+        name: [bits_at(level, list(each["plain"]), list(each["bits"])) for level in levels]
+        for name, each in tables.items()
+    }
+    return pd.DataFrame(columns, index=pd.Index(levels, name="risk"))
+
+
+def pairs_in_order(needed: pd.DataFrame) -> tuple[int, int]:
+    """Over all rows and pairs of columns: how often the right one is the smaller, and how many there are."""
+    pairs = list(combinations(needed.columns, 2))
+    below = sum(int((needed[right] < needed[left]).sum()) for left, right in pairs)
+    return below, len(pairs) * len(needed)
 
 
 def code_of_data(bits: float, scores: Scores, tokens: float) -> float:

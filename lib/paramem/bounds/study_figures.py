@@ -125,9 +125,11 @@ def families(
     """One line a value of ``lines``, in each panel another pair of columns.
 
     panels: name of the panel, also that of its y axis -> (table, column on x, column on y). x is logarithmic where its
-    values span more than a decade. levels: panel -> (height, label) of a dotted line.
+    values span more than a decade. levels: panel -> (height, label) of a dotted line; the label stands above the panel,
+    where no curve crosses it.
     """
     figure, axes = _figure(len(panels), 3.7 * len(panels) + 1.4, 3.5)
+    figure.set_layout_engine("constrained", wspace=0.06)
     kinds = list(dict.fromkeys(kind for table, _, _ in panels.values() for kind in table[lines]))
     colours = dict(zip(kinds, sns.color_palette("viridis", len(kinds) + 1), strict=False))
     looks = dict(zip(kinds, zip(MARKERS, ("-", "--", ":", "-.") * 2, strict=False), strict=False))
@@ -140,7 +142,7 @@ def families(
         if levels and name in levels:
             height, label = levels[name]
             axis.axhline(height, color="black", lw=1, ls=":")
-            axis.text(0.98, height, label, transform=axis.get_yaxis_transform(), fontsize=8.5, va="bottom", ha="right")
+            axis.set_title(f"dotted: {label}", fontsize=8.5)
         axis.set(xlabel=x, ylabel=name)
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside right center", title=lines, alignment="left", frameon=False

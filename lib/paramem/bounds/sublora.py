@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -32,6 +33,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from paramem.bounds import packed
 from paramem.bounds.coding import Code, encode
 from paramem.bounds.projector import KroneckerProjector
 from paramem.errors import BadInput, BadParameter
@@ -72,13 +74,15 @@ class SubLoraSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """steps, lr: of w alone. levels: of the codebook. quantised_steps, quantised_lr: of w and the codebook together."""
+    """steps, lr: of w alone. levels: of the codebook. quantised_steps, quantised_lr: of w and the codebook together.
+    control: take the quantised steps a second time, from the same w on the same batches, without quantisation."""
 
     steps: int = 1000
     lr: float = 1e-2
     levels: int = 11
     quantised_steps: int = 200
     quantised_lr: float = 1e-3
+    control: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.quantised_steps < 0 or self.levels < 1 or min(self.lr, self.quantised_lr) <= 0:
@@ -121,6 +125,11 @@ class SubLora:
         projector = KroneckerProjector.random(len(start), settings.dimension, settings.seed + 1, dtype=lm.dtype)
         return cls(lm, settings, names, start, projector)
 
+    @cached_property
+    def parameters(self) -> dict[str, Tensor]:
+        """The model's own weights by name, tied ones under each of theirs."""
+        return dict(self.lm.model.named_parameters(remove_duplicate=False))
+
     @property
     def dimension(self) -> int:
         """d: how many numbers are learned."""
@@ -129,9 +138,9 @@ class SubLora:
     def weights(self, w: Tensor) -> dict[str, Tensor]:
         """theta(w) by name, for the adapted matrices. Eq. (4), lotfi2023nonvacuous."""
         change = self.start + (w if self.projector is None else self.projector(w))
-        parameters, found, at = dict(self.lm.model.named_parameters(remove_duplicate=False)), {}, 0
+        found, at = {}, 0
         for name in self.names:
-            old = parameters[name]
+            old = self.parameters[name]
             if self.settings.rank is None:
                 found[name] = old + change[at : at + old.numel()].view(old.shape)
                 at += old.numel()
@@ -157,6 +166,10 @@ class SubLora:
 
     def loss(self, w: Tensor, batch: Batch) -> Tensor:
         """Mean negative log-likelihood of the batch's tokens, nats."""
+        if packed.supports(self.lm):
+            rows = packed.Packed.of(batch)
+            said = packed.logits(self.lm, self.parameters, self.weights(w), rows)
+            return torch.nn.functional.cross_entropy(said, rows.targets)
         targets = batch.input_ids[:, 1:].masked_fill(batch.attention_mask[:, 1:] == 0, -100)
         return torch.nn.functional.cross_entropy(self.logits(w, batch).flatten(0, 1), targets.flatten())
 
@@ -167,10 +180,12 @@ class Compressed:
 
     code    levels and arithmetic code of w
     losses  training loss of each step, nats a token
+    control the same of the steps without quantisation, empty where none were asked for
     """
 
     code: Code
     losses: tuple[float, ...]
+    control: tuple[float, ...] = ()
 
     @property
     def w(self) -> Tensor:
@@ -186,9 +201,14 @@ def fit(model: SubLora, batches: Callable[[int], Batch], settings: FitSettings) 
     w = torch.zeros(model.dimension, dtype=model.lm.dtype, device=model.lm.device, requires_grad=True)
     losses = list(_descend(model, w, None, batches, range(settings.steps), settings.lr))
     levels = initial_levels(w.detach(), settings.levels).requires_grad_(True)
-    later = range(settings.steps, settings.steps + settings.quantised_steps)
-    losses += _descend(model, w, levels, batches, later, settings.quantised_lr)
-    return Compressed(encode(nearest(w, levels).numpy(), levels.detach().numpy()), tuple(losses))
+    later = {step: batches(step) for step in range(settings.steps, settings.steps + settings.quantised_steps)}
+    plain = w.detach().clone().requires_grad_()
+    losses += _descend(model, w, levels, later.__getitem__, later, settings.quantised_lr)
+    code = encode(nearest(w, levels).numpy(), levels.detach().numpy())
+    if not settings.control:
+        return Compressed(code, tuple(losses))
+    control = _descend(model, plain, None, later.__getitem__, later, settings.quantised_lr)
+    return Compressed(code, tuple(losses), tuple(control))
 
 
 def _descend(
@@ -196,12 +216,12 @@ def _descend(
     w: Tensor,
     levels: Tensor | None,
     batches: Callable[[int], Batch],
-    steps: Iterable[int],
+    steps: Collection[int],
     lr: float,
 ) -> Sequence[float]:
     losses: list[float] = []
-    many = len(steps)  # type: ignore[arg-type]
-    optimiser = torch.optim.Adam([w] if levels is None else [w, levels], lr=lr)
+    many = len(steps)
+    optimiser = torch.optim.Adam([w] if levels is None else [w, levels], lr=lr, fused=True)
     for number, step in enumerate(steps):
         for group in optimiser.param_groups:
             group["lr"] = lr * (1 + math.cos(math.pi * number / many)) / 2

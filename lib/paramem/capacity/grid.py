@@ -3,7 +3,6 @@
     cells()                                       # every cell: a shape, a number of people, a way of telling
     models, people = load(cell, seed=0)           # shipped weights, and what they were told
     python -m paramem.capacity.grid [CELL ...]    # train cells again, all seeds of a cell in one stack
-    python -m paramem.capacity.grid --large --device cuda    # up to 30 million parameters: told, asked, not kept
 
 Weights lie in ``trained/<cell>.safetensors`` as float16, one row a seed. What a cell is called says all
 about it, so the file of another recipe cannot be taken for it.
@@ -27,7 +26,7 @@ from safetensors.torch import save
 
 from paramem.capacity.biographies import SYMBOLS, Biographies, people_for
 from paramem.capacity.stacked import Architecture, Shape, Stack
-from paramem.capacity.training import Junk, Telling, losses, trained
+from paramem.capacity.training import Junk, Telling, trained
 from paramem.errors import BadParameter, CorruptFile
 from paramem.world.weights import write_atomically
 
@@ -39,8 +38,8 @@ STEPS_AN_EPOCH = {100: 8, 1000: 4}
 LOADS = (1.6, 2.4, 3.2, 4.8)  # bits a parameter that there are to know
 JUNK_RATIO = 1.6  # bits a parameter that the people of the junk cells hold
 
-LARGE = {64: 2, 128: 4, 256: 6, 512: 10}  # width: layers, from 0.1 to 32 million parameters
-HEAD_SIZE, LARGE_RATE, LARGEST_BATCH = 64, 1e-3, 2048  # of widths from 64 on; not tuned
+TUNED_WIDTH = 12  # the largest that rates were chosen at
+HEAD_SIZE, LARGEST_BATCH = 64, 2048  # of widths that `HEADS` does not name
 
 Data: TypeAlias = Literal["clean", "strangers", "strangers, marked", "repeated"]
 
@@ -75,8 +74,7 @@ class Cell:
     def telling(self) -> Telling:
         """How the people are told: so that everybody is met once in the same number of steps, whoever else there is."""
         batch = min(LARGEST_BATCH, max(1, self.people // STEPS_AN_EPOCH[self.exposures]))
-        rate = RATES[self.exposures] if self.width in HEADS else LARGE_RATE
-        plain = Telling(exposures=self.exposures, batch=batch, lr=rate)
+        plain = Telling(exposures=self.exposures, batch=batch, lr=rate_for(self.width, self.exposures))
         if self.data == "clean":
             return plain
         kind: Junk = "repeated" if self.data == "repeated" else "strangers"
@@ -87,6 +85,16 @@ class Cell:
         data = "" if self.data == "clean" else f"-{self.data.replace(', ', '-')}"
         deep = "" if self.layers == 2 else f"-l{self.layers}"
         return f"{self.architecture}-d{self.width}{deep}-x{self.exposures}-r{round(100 * self.ratio)}{data}"
+
+
+def rate_for(width: int, exposures: int) -> float:
+    """The learning rate of a width: as chosen up to `TUNED_WIDTH`, above it in inverse proportion to the width.
+
+    Adam moves every weight by about the rate, so that what a step changes in a sum over the width grows with it;
+    1 / width keeps that change alike, as in maximal-update scaling of hidden matrices. `paramem.capacity.rates` tests
+    the rule.
+    """
+    return RATES[exposures] * min(1.0, TUNED_WIDTH / width)
 
 
 @cache
@@ -100,11 +108,6 @@ def cells() -> tuple[Cell, ...]:
     found += [Cell("moe", 8, 100, ratio) for ratio in LOADS[:3]]
     kinds: tuple[Data, ...] = ("strangers", "strangers, marked", "repeated")
     return (*found, *(Cell("gpt2", 12, 100, JUNK_RATIO, data) for data in kinds))
-
-
-def large_cells() -> tuple[Cell, ...]:
-    """GPT-2 of up to 32 million parameters, told 100 times. For a GPU: none is shipped, no verdict rests on them."""
-    return tuple(Cell("gpt2", width, 100, ratio, layers=layers) for width, layers in LARGE.items() for ratio in LOADS)
 
 
 def cell(name: str) -> Cell:
@@ -160,26 +163,12 @@ def write(where: Cell, folder: Path = FOLDER) -> float:
     return seconds
 
 
-def measured(where: Cell, seed: int, device: torch.device | str) -> str:
-    """Train a model of a cell on a device, and say what it knows; it is not kept."""
-    models = train(where, [seed], device=device)
-    known = losses(models, [told(where, seed)], marked=where.telling.marked)
-    return f"{where.name}: {where.shape.parameters():,} parameters, {known.ratio[0]:.2f} of {known.most:.2f} bits each"
-
-
 def main() -> None:
-    """Train the cells named on the command line, or all of them, and store them; large ones only say what they know."""
+    """Train the cells named on the command line, or all of them, and store them."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("cells", nargs="*", help="names of cells; all of them by default")
-    parser.add_argument("--large", action="store_true", help="the cells up to 32 million parameters, seed 0")
-    parser.add_argument("--device", default="cpu", help="where the large cells are trained, as in cuda")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    if asked.large:
-        for each in large_cells():
-            if not asked.cells or each.name in asked.cells:
-                print(measured(each, 0, asked.device), flush=True)
-        return
     for name in asked.cells or [each.name for each in cells()]:
         print(f"{name}: {write(cell(name)):.0f} s", flush=True)
 
