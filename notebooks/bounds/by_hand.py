@@ -267,9 +267,10 @@ claim(
 # %% [markdown]
 # ## Departures and limits
 #
-# The prior here is normalised, where the paper's $2^{-(C + 2\log_2 C)}$ sums to about 1.64 (printed above). That a bound never fails in a few
-# hundred repetitions is not tightness: Hoeffding's inequality and the union are both worst cases, and coins of exactly one half are close
-# to the worst.
+# The prior here is normalised, where the paper's $2^{-(C + 2\log_2 C)}$ sums to about 1.64 (printed above). That a bound of ten weights never fails in
+# a hundred repetitions is not tightness: Hoeffding's inequality and the union are both worst cases, and coins of exactly one half are close
+# to the worst. `a-fitting-prior-tightens` is arithmetic here: with either code the same model is found in every draw, and the difference
+# is that of its two prices.
 #
 # ## Exercises
 #

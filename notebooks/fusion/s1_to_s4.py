@@ -469,7 +469,9 @@ for topic, (paper, we, why) in DEPARTURES.items():
 
 # %% [markdown]
 # The testbeds were taught to read and to refuse before; the paper's models only to follow instructions. What continued training
-# leaves out depends on how long it goes on, which the paper does not say.
+# leaves out depends on how long it goes on, which the paper does not say. Fine-tuning alone answers nearly all of S1, so that
+# `no-gain-where-the-context-suffices` could hardly fail. Half of the questions of S1 have one part and all of S2 have two: of what
+# `both-needed-is-harder` shows, some is owed to that.
 #
 # ## Exercises
 #
