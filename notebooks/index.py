@@ -36,6 +36,8 @@ lines = scores(taxonomy, results)
 # %%
 rows = []
 for name, notebook in taxonomy.notebooks.items():
+    if name == "index":  # this page
+        continue
     measured = [line for line in lines if line.notebook == name and line.holds]
     papers = ", ".join(link(bibliography[key].cite(), bibliography[key].link) for key in notebook.papers)
     rows.append([f"[{escape(notebook.title)}]({name}.ipynb)", papers, counts(measured)])

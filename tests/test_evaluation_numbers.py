@@ -20,7 +20,7 @@ from paramem.evaluation import (
     summarise,
     wilson,
 )
-from paramem.evaluation.intervals import chosen_on_the_other_half
+from paramem.evaluation.intervals import chosen_on_the_other_half, unpaired
 from paramem.evaluation.summary import Summary
 
 LM = make_lm("gpt2")
@@ -243,3 +243,14 @@ def test_tables_that_mix_models_edits_or_probes_are_refused(frame: pd.DataFrame)
         summarise(frame.iloc[:0])
     with pytest.raises(BadParameter, match="averaging is 'mean'"):
         summarise(frame, averaging="mean")  # type: ignore[arg-type]
+
+
+def test_a_difference_of_other_items_has_an_interval_that_shrinks() -> None:
+    draw = np.random.default_rng(0)
+    small, large = (unpaired(draw.normal(1, 1, n), draw.normal(0, 1, n)) for n in (20, 2000))
+    assert small.high - small.low > 5 * (large.high - large.low)
+    assert large.low > 0.8
+    same = unpaired(np.ones(5), np.ones(4))
+    assert same == (0.0, 0.0, 0.0)
+    with pytest.raises(BadParameter, match="0 against 2"):
+        unpaired(np.zeros(0), np.ones(2))

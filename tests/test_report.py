@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import BEDS
+from paramem.catalogue import counts
 from paramem.claims import Outcome, outcome
 from paramem.decisions import UNDECIDED
 from paramem.errors import BadInput, BadParameter
@@ -119,6 +120,13 @@ def test_an_unmeasured_claim_has_no_verdict(demo: Project) -> None:
     assert (line.ours, line.holds, line.verdict) == ("", "", "")
     assert "not measured yet" in scoreboard_markdown([line])
     assert "1 claim: 1 not measured yet" in scoreboard_markdown([line])
+
+
+def test_verdicts_are_counted_in_one_order_whatever_that_of_the_claims(demo: Project) -> None:
+    [line] = scores(load_taxonomy(demo), {})
+    lines = [replace(line, verdict=verdict) for verdict in ("", "undecided", "weaker", "reproduced", "undecided")]
+    said = "1 reproduced, 1 weaker, 2 undecided, 1 not measured yet"
+    assert counts(lines) == counts(lines[::-1]) == said
 
 
 def test_a_status_set_in_the_taxonomy_stands(demo: Project) -> None:

@@ -28,14 +28,14 @@ from mdit_py_plugins.substitution import substitution_plugin
 
 from conftest import ROOT
 from paramem.bibliography import load_papers
-from paramem.claims import MIME
+from paramem.claims import MIME, VERDICTS
 from paramem.errors import BadInput
 from paramem.project import Project
 from paramem.report import committed_results, scores
 from paramem.site import build as builder
 from paramem.site.build import SiteFailed, build, fingerprint, sources, write_sources
 from paramem.site.markup import Html, address, embedded_json, escape, join, markdown, raw, tag
-from paramem.site.model import VERDICTS, Site, gather
+from paramem.site.model import Site, gather
 from paramem.site.notebooks import linked, prepared
 from paramem.site.pages import all_pages
 from paramem.site.parts import claim_anchor, slug

@@ -138,7 +138,8 @@ def test_tellings_differ_in_what_they_say_they_do() -> None:
         lambda: by_person(torch.ones(7), ["Ann", "Ben"]),
         lambda: shipped.load("fresh-s0"),
         lambda: corpus(reader(), people(), "one text", 0),
-        lambda: draw_identities(HERE, 0, each=400),
+        lambda: draw_identities(HERE, 0, {"both": Group(directions=DIRECTIONS, people=600)}),
+        lambda: Group(directions=DIRECTIONS, people=0),
         lambda: Group(directions=()),
         lambda: Group(directions=DIRECTIONS, wordings=9),
     ],
@@ -308,8 +309,8 @@ def test_newcomers_are_new_and_texts_are_checked() -> None:
 
 
 def test_identities_are_told_as_their_group_says_and_asked_in_a_wording_told_to_nobody() -> None:
-    drawn = draw_identities(HERE, 0, each=3)
-    assert len(drawn) == 3 * len(GROUPS)
+    drawn = draw_identities(HERE, 0)
+    assert Counter(each.group for each in drawn) == {name: group.people for name, group in GROUPS.items()}
     everything = {text for each in drawn for text in texts(each)}
     for each in drawn:
         found, group = texts(each), GROUPS[each.group]
@@ -329,7 +330,7 @@ def test_identities_are_told_as_their_group_says_and_asked_in_a_wording_told_to_
 
 
 def test_identities_that_cannot_be_told_apart_are_refused() -> None:
-    drawn = draw_identities(HERE, 0, each=2)
+    drawn = draw_identities(HERE, 0)
     identity_rows(reader(), drawn)
     with pytest.raises(BadInput, match="name"):
         identity_rows(reader(), [*drawn, replace(drawn[0], plays="harp", keeps="nobody")])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from paramem.bibliography import Paper
+from paramem.claims import UNMEASURED, VERDICTS
 from paramem.errors import BadParameter
 from paramem.findings import nearest
 from paramem.report import Score
@@ -105,6 +106,6 @@ def paper_json(key: str, taxonomy: Taxonomy, paper: Paper | None, lines: Sequenc
 
 
 def counts(lines: Sequence[Score]) -> str:
-    """How a paper's claims came out: ``3 reproduced, 1 not attempted``."""
-    verdicts = [line.verdict or "not measured yet" for line in lines]
-    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
+    """How a paper's claims came out, in the order of `VERDICTS`: ``3 reproduced, 1 not attempted``."""
+    verdicts = [line.verdict or UNMEASURED for line in lines]
+    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in verdicts)

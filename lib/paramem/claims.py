@@ -63,6 +63,9 @@ class Verdict(StrEnum):
         return _OURS.get(self, self) if origin == "ours" else self
 
 
+UNMEASURED = "not measured yet"
+VERDICTS = (*(verdict.value for verdict in Verdict), UNMEASURED)  # the order in which they are counted and listed
+
 _OURS = {
     Verdict.REPRODUCED: Verdict.HOLDS,
     Verdict.WEAKER: Verdict.HOLDS_ON_SOME,

@@ -133,10 +133,7 @@ def scoreboard_markdown(lines: Sequence[Score], *, root: str = "") -> str:
 def totals(lines: Iterable[Score]) -> str:
     """How many claims came out how."""
     lines = list(lines)
-    counts = {verdict.value: sum(line.verdict == verdict for line in lines) for verdict in Verdict}
-    counts["not measured yet"] = sum(not line.verdict for line in lines)
-    said = ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
-    return f"{len(lines)} claim{'s' * (len(lines) != 1)}: {said}" if lines else "No claims yet"
+    return f"{len(lines)} claim{'s' * (len(lines) != 1)}: {counts(lines)}" if lines else "No claims yet"
 
 
 def _claim_cell(line: Score, root: str) -> str:

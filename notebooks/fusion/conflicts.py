@@ -212,7 +212,8 @@ for topic, (paper, we, why) in DEPARTURES.items():
 
 # %% [markdown]
 # The testbeds were trained to follow a passage against memory, but never on a passage that contradicts itself: what one sentence does
-# was taught, what two do was not. All facts were stated equally often: what changes where some are rare and others frequent is
+# was taught, so that `follows-single-evidence` could hardly fail; what two do was not. Four in ten of the passages that they were
+# trained on do not hold the answer, and memory gives it: that an irrelevant context does not suppress what they know was taught as well. All facts were stated equally often: what changes where some are rare and others frequent is
 # measured in `fusion/knowledge_boundary`, together with how sure the model is. Intervals are over beliefs, of which one person has
 # several; they are somewhat too narrow.
 #

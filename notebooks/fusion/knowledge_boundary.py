@@ -26,6 +26,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from paramem import claim, load
+from paramem.decisions import every
 from paramem.evaluation.calibration import (
     brier,
     calibration_error,
@@ -52,6 +53,7 @@ replay: float = 1.0  # tokens of the testbed's own training for each token about
 reliable: float = 0.7  # share of passages that say what is true
 
 # %%
+NEGLIGIBLE = 0.1  # a difference of shares, or a correlation, that is too small to speak of
 base, draw = drawn(model)
 lm = load(base)
 here = world_behind(lm)
@@ -336,7 +338,8 @@ swept.pivot_table(index="share", columns="look up", values="right", sort=False).
 # %% [markdown]
 # ## Claims
 #
-# Facts of one person go together, so intervals come from drawing people anew; 95 % of them decide.
+# Facts of one person go together, so intervals come from drawing people anew; 95 % of them decide, and one that straddles its
+# limit by more than a tenth decides nothing.
 
 
 # %%
@@ -355,7 +358,7 @@ told = alone[asked_about]
 trend = over(told, lambda x, y: spearmanr(x, y).statistic, "exposures", "right")
 claim(
     "kandpal2022tail.exposure-decides-recall",
-    trend.low > 0.5,
+    trend.above(0.5, negligible=NEGLIGIBLE),
     measured={
         "rank_correlation": trend.mean,
         "low": trend.low,
@@ -374,7 +377,7 @@ text_gap = told.assign(right=told["right"].astype(float) - supported.loc[asked_a
 freed = contrast(text_gap, "right", often, seldom)
 claim(
     "kandpal2022tail.retrieval-frees-from-exposure",
-    freed.low > 0,
+    freed.above(0, negligible=NEGLIGIBLE),
     measured={
         "gap_without": gap.mean,
         "gap_with": gap.mean - freed.mean,
@@ -390,7 +393,7 @@ rare, popular = gained[gained["exposures"] <= 2], gained[gained["exposures"] == 
 help_rare, help_popular = (over(each, np.mean, "gain") for each in (rare, popular))
 claim(
     "mallen2022trust.retrieval-helps-the-rare",
-    help_rare.low > 0,
+    help_rare.above(0, negligible=NEGLIGIBLE),
     measured={"without": rare["right"].mean(), "gain": help_rare.mean, "low": help_rare.low, "high": help_rare.high},
     note="told at most twice; passages true in 7 of 10 cases; the gain lies above zero",
 )
@@ -398,39 +401,48 @@ claim(
 # %%
 claim(
     "mallen2022trust.memory-suffices-for-the-popular",
-    help_popular.high <= 0,
+    ~help_popular.above(0, negligible=NEGLIGIBLE),
     measured={
         "without": popular["right"].mean(),
         "gain": help_popular.mean,
         "low": help_popular.low,
         "high": help_popular.high,
     },
-    note="told 32 times; what the same passages add does not lie above zero",
+    note="told 32 times; holds where none of the interval of what the same passages add lies a tenth above zero",
 )
 
+
 # %%
-ways, fetched = policies(reliable, asked_about)
-ways = ways.assign(entity=told["entity"].to_numpy())
-margins = {name: over(ways, lambda x, y: (x - y).mean(), "the rare", name) for name in ("always", "never")}
+def margins_of(which):
+    """What everybody gets right by each policy, by how much the rare's beats both others, and what it looks up."""
+    ways, fetched = policies(reliable, which)
+    ways = ways.assign(entity=alone.loc[which, "entity"].to_numpy())
+    margins = {name: over(ways, lambda x, y: (x - y).mean(), "the rare", name) for name in ("always", "never")}
+    return ways, margins, fetched
+
+
+ways, margins, fetched = margins_of(anyone)
+told_ways, told_margins, _ = margins_of(asked_about)
 claim(
     "mallen2022trust.adaptive-retrieval-beats-both",
-    min(margin.low for margin in margins.values()) > 0,
+    every(margin.above(0, negligible=NEGLIGIBLE) for margin in margins.values()),
     measured={
         **{name.replace(" ", "_"): ways[name].mean() for name in ("never", "always", "the rare")},
         "over_always_low": margins["always"].low,
         "over_never_low": margins["never"].low,
         "fetched": fetched["rare_fetched"],
+        **{f"told_{name.replace(' ', '_')}": told_ways[name].mean() for name in ("always", "the rare")},
+        "told_over_always_low": told_margins["always"].low,
     },
-    note="a threshold on the number of statements, chosen on other people; both intervals lie above zero",
+    note="over all facts, a threshold on how often a person was told of, chosen on other people; both intervals lie above zero. "
+    "told: without the relation that nobody told of anybody, about which popularity misleads",
 )
 
 # %%
-ways, fetched = policies(reliable, anyone)
-ways = ways.assign(entity=alone["entity"])
 itself = over(ways, lambda x, y: (x - y).mean(), "the unsure", "the rare")
 claim(
     "mallen2022trust.asking-the-model-beats-popularity",
-    itself.low > 0,
+    itself.above(0, negligible=NEGLIGIBLE),
     measured={
         "the_rare": ways["the rare"].mean(),
         "the_unsure": ways["the unsure"].mean(),
@@ -447,7 +459,7 @@ believed = against[knew]
 overridden = over(believed, np.mean, "followed")
 claim(
     "wu2024clasheval.wrong-passages-win",
-    overridden.low > 0.5,
+    overridden.above(0.5, negligible=NEGLIGIBLE),
     measured={"overridden": overridden.mean, "low": overridden.low, "high": overridden.high, "facts": len(believed)},
     note="of facts answered right without text; the interval lies above one half",
 )
@@ -456,7 +468,7 @@ claim(
 yielding = over(believed, lambda x, y: spearmanr(x, y).statistic, "confidence", "odds")
 claim(
     "wu2024clasheval.the-unsure-follow",
-    yielding.low > 0,
+    yielding.above(0, negligible=NEGLIGIBLE),
     measured={"rank_correlation": yielding.mean, "low": yielding.low, "high": yielding.high},
     note="of the confidence without text and the log odds of the fact behind one sentence against it, over facts answered right",
 )
@@ -466,7 +478,7 @@ even = evidence["+ -"]
 hold_out = contrast(even, "right", even["exposures"] == 32, even["exposures"] == 0)
 claim(
     "wu2024clasheval.the-often-told-hold-out",
-    hold_out.low > 0,
+    hold_out.above(0, negligible=NEGLIGIBLE),
     measured={
         "never_told": kept.loc[0, "+ -"],
         "told_32": kept.loc[32, "+ -"],
@@ -481,7 +493,7 @@ old_facts = old_before.assign(lost=old_before["right"].astype(float) - old_after
 lost = over(old_facts, np.mean, "lost")
 claim(
     "gekhman2024hallucinations.new-facts-cost-old-ones",
-    lost.low > 0,
+    lost.above(0, negligible=NEGLIGIBLE),
     measured={
         "after": old_after["right"].mean(),
         "refused": old_after["refused"].mean(),
@@ -498,7 +510,7 @@ strangers = strangers[strangers["level"] == 0]
 loosened = over(strangers, np.mean, "drop")
 claim(
     "gekhman2024hallucinations.new-facts-loosen-refusal",
-    loosened.low > 0,
+    loosened.above(0, negligible=NEGLIGIBLE),
     measured={
         "refused_before": strangers["refused"].mean(),
         "refused_after": strangers["refused"].mean() - loosened.mean,
@@ -513,7 +525,7 @@ never, well_known = alone["level"] == 0, (alone["level"] >= 16) & ~alone["told"]
 guessed = contrast(alone, "refused", never, well_known)
 claim(
     "gekhman2024hallucinations.familiar-names-are-guessed-about",
-    guessed.low > 0,
+    guessed.above(0, negligible=NEGLIGIBLE),
     measured={
         "refused_unknown_person": alone.loc[never, "refused"].mean(),
         "refused_known_person": alone.loc[well_known, "refused"].mean(),
@@ -529,7 +541,7 @@ few = mistaken["exposures"].isin([1, 2, 4])
 over_none, over_most = (contrast(mistaken, "wrong", few, mistaken["exposures"] == end) for end in (0, 32))
 claim(
     "gekhman2024hallucinations.wrong-answers-sit-at-the-boundary",
-    min(over_none.low, over_most.low) > 0,
+    over_none.above(0, negligible=NEGLIGIBLE) & over_most.above(0, negligible=NEGLIGIBLE),
     measured={
         "wrong_never_told": wide.loc[0, "wrong"],
         "wrong_told_1_to_4": mistaken.loc[few, "wrong"].mean(),
@@ -563,7 +575,7 @@ more = over(rarely, lambda x, y: (x - y).mean(), "relevant", "irrelevant")
 rise = over(rarely, np.mean, "relevant")
 claim(
     "kadavath2022know.relevant-text-raises-knowing",
-    min(more.low, rise.low) > 0,
+    more.above(0, negligible=NEGLIGIBLE) & rise.above(0, negligible=NEGLIGIBLE),
     measured={
         "without": rarely["known"].mean(),
         "rise_relevant": rarely["relevant"].mean(),
@@ -579,7 +591,7 @@ telling = over(alone, discrimination, "known", "right")
 by_object = discrimination(alone["confidence"], alone["chosen_right"])
 claim(
     "kadavath2022know.knowing-predicts-being-right",
-    telling.low > 0.7,
+    telling.above(0.7, negligible=NEGLIGIBLE),
     measured={
         "AUROC": telling.mean,
         "low": telling.low,
@@ -610,7 +622,7 @@ everything = [pd.concat(pair, ignore_index=True) for pair in ((before, old_befor
 early, late, worse = error_rise(*everything)
 claim(
     "kadavath2022know.training-costs-calibration",
-    worse.low > 0,
+    worse.above(0, negligible=NEGLIGIBLE),
     measured={"before": early, "after": late, "low": worse.low, "high": worse.high},
     note="probability of the best object against its being right, over new and old facts; the interval of the rise lies above zero",
 )
@@ -619,7 +631,7 @@ claim(
 bare, read, overconfident = error_rise(alone, passage)
 claim(
     "kadavath2022know.a-passage-makes-overconfident",
-    overconfident.low > 0,
+    overconfident.above(0, negligible=NEGLIGIBLE),
     measured={"without": bare, "with_passage": read, "low": overconfident.low, "high": overconfident.high},
     note="the same measure; the interval of the rise of the expected calibration error lies above zero",
 )
@@ -637,7 +649,8 @@ for topic, (paper, we, why) in DEPARTURES.items():
 # names puts to the test. Everything is told within one short training: how the order of statements, their spacing or a longer training
 # would change the boundary was not asked. An expected calibration error over few answers is too large on average, in both of two
 # that are compared. Facts told 32 times are nearly all recalled, so that passages of which three in ten are wrong could hardly add
-# anything: the claim on the popular could hardly fail.
+# anything: `memory-suffices-for-the-popular` could hardly fail. Nor could `retrieval-helps-the-rare` and `retrieval-frees-from-exposure`,
+# which follow from reading as it was taught: what a passage says is answered, however often it was told.
 #
 # ## Exercises
 #

@@ -17,7 +17,8 @@
 import pandas as pd
 
 from paramem import claim, load
-from paramem.evaluation.intervals import paired, wilson
+from paramem.decisions import UNDECIDED, every
+from paramem.evaluation.intervals import over_edits, paired
 from paramem.fusion import reported
 from paramem.fusion.documents import LeakingSplit, Split
 from paramem.fusion.questions import NOISES, SCENARIOS
@@ -51,6 +52,7 @@ passes: int = 8  # of continued training over K_p
 tuning_passes: int = 3  # of fine-tuning over the training questions
 
 # %%
+NEGLIGIBLE = 0.1  # a share, or a difference of shares, that is too small to speak of
 base, draw = drawn(model)
 lm = load(base)
 here = world_behind(lm)
@@ -180,7 +182,12 @@ degrees = partly[["complete", "partial"]].mean().unstack("scenario").swaplevel(a
 degrees.columns = [f"{scenario} {degree}" for scenario, degree in degrees.columns]
 grid(
     degrees.reindex(list(models)),
-    f"Half of an answer is easy: {degrees.loc['CT&SFT', 'S2 partial']:.2f} of S2 are covered in part by CT&SFT",
+    "S2: "
+    + ";\n".join(
+        f"{mode} says half of the answer in {degrees.loc[mode, 'S2 partial']:.2f} of cases, all of it in "
+        f"{degrees.loc[mode, 'S2 complete']:.2f}"
+        for mode in ("SFT", "CT&SFT")
+    ),
     label="share of questions",
 )
 
@@ -221,20 +228,21 @@ shares(noisy, ["scenario", "mode", "noise"]).pivot(index=["scenario", "mode"], c
 # %% [markdown]
 # ## Claims
 #
-# Differences are paired by question, and their 95 % intervals decide.
+# Differences are paired by question, and their 95 % intervals decide; one that straddles its limit by more than a tenth decides
+# nothing.
 
 # %%
 before, after = of(alone, "Direct", "S3"), of(alone, "CT", "S3")
 gain = paired(after, before)
-low, high = wilson(after.sum(), len(after))
+recalled = over_edits(after)
 claim(
     "zhang2024fusion.infusion-is-partial",
-    gain.low > 0 and high < 0.9,
+    gain.above(0, negligible=NEGLIGIBLE) & recalled.below(0.9, negligible=NEGLIGIBLE),
     measured={
         "before": before.mean(),
         "after": after.mean(),
-        "after_low": low,
-        "after_high": high,
+        "after_low": recalled.low,
+        "after_high": recalled.high,
         "after_tuning": of(alone, "CT&SFT", "S3").mean(),
         "tokens_for_a_fact": passes * n_tokens(rows) / len(page.snippets),
     },
@@ -253,19 +261,33 @@ pd.DataFrame(gains, index=["CT&SFT minus SFT", "low", "high"]).round(3)
 # %%
 claim(
     "zhang2024fusion.no-gain-where-the-context-suffices",
-    gains["S1"].low <= 0 and gains["S1"].mean < 0.05,
+    ~gains["S1"].above(0, negligible=0.05),
     measured={
         "SFT": wide.loc["S1", "SFT"],
         "CT_SFT": wide.loc["S1", "CT&SFT"],
         **dict(zip(("gain", "low", "high"), gains["S1"], strict=True)),
     },
-    note="a gain below five points whose interval does not lie above zero",
+    note="holds where none of the interval of the gain lies five points above zero; fine-tuned alone it answers nearly all of S1, so "
+    "that this could hardly fail",
+)
+
+# %%
+claim(
+    "zhang2024fusion.continued-training-costs-reading",
+    gains["S1"].below(0, negligible=NEGLIGIBLE),
+    measured={
+        "SFT": wide.loc["S1", "SFT"],
+        "CT_SFT": wide.loc["S1", "CT&SFT"],
+        "low": gains["S1"].low,
+        "high": gains["S1"].high,
+    },
+    note="the interval of CT&SFT minus SFT in S1 lies below zero",
 )
 
 # %%
 claim(
     "zhang2024fusion.gain-where-both-are-needed",
-    gains["S2"].low > 0,
+    gains["S2"].above(0, negligible=NEGLIGIBLE),
     measured={
         "SFT": wide.loc["S2", "SFT"],
         "CT_SFT": wide.loc["S2", "CT&SFT"],
@@ -280,7 +302,7 @@ claim(
 # %%
 claim(
     "zhang2024fusion.gain-where-only-the-parameters-know",
-    gains["S3"].low > 0,
+    gains["S3"].above(0, negligible=NEGLIGIBLE),
     measured={
         "SFT": wide.loc["S3", "SFT"],
         "CT_SFT": wide.loc["S3", "CT&SFT"],
@@ -291,26 +313,29 @@ claim(
 )
 
 # %%
-harder = apart(of(table, "CT&SFT", "S1"), of(table, "CT&SFT", "S2"))
+in_two_parts = table[table["asked"] == 2]
+alike = {(mode, s): of(in_two_parts, mode, s) for mode in ("Direct", "CT&SFT") for s in ("S1", "S2")}
+harder = apart(alike["CT&SFT", "S1"], alike["CT&SFT", "S2"])
 claim(
     "zhang2024fusion.both-needed-is-harder",
-    harder.low > 0,
+    harder.above(0, negligible=NEGLIGIBLE),
     measured={
-        "S1": wide.loc["S1", "CT&SFT"],
-        "S2": wide.loc["S2", "CT&SFT"],
+        "S1": alike["CT&SFT", "S1"].mean(),
+        "S2": alike["CT&SFT", "S2"].mean(),
         "difference_low": harder.low,
         "difference_high": harder.high,
-        "direct_S1": wide.loc["S1", "Direct"],
-        "direct_S2": wide.loc["S2", "Direct"],
+        "direct_S1": alike["Direct", "S1"].mean(),
+        "direct_S2": alike["Direct", "S2"].mean(),
+        "S1_questions": len(alike["CT&SFT", "S1"]),
     },
-    note="of CT&SFT; the questions differ, so the interval is not paired",
+    note="of CT&SFT, questions in two parts on either side; the questions differ, so the interval is not paired",
 )
 
 # %%
 lost = paired(of(alone, "CT&SFT", "S3"), of(table, "CT&SFT", "S3"))
 claim(
     "zhang2024fusion.distractors-hurt-recall",
-    lost.low > 0,
+    lost.above(0, negligible=NEGLIGIBLE),
     measured={
         "without_context": of(alone, "CT&SFT", "S3").mean(),
         "with_distractors": wide.loc["S3", "CT&SFT"],
@@ -326,7 +351,7 @@ claim(
 noise = gain_of("S1", "Easy", "SFT")
 claim(
     "zhang2024fusion.noise-hurts-reading",
-    noise.low > 0,
+    noise.above(0, negligible=NEGLIGIBLE),
     measured={
         "without_noise": wide.loc["S1", "Easy"],
         "with_noise": wide.loc["S1", "SFT"],
@@ -343,16 +368,16 @@ pooled = paired(
 )
 claim(
     "zhang2024fusion.fine-tuning-helps-everywhere",
-    min(span.mean for span in helps.values()) > 0 and pooled.low > 0,
+    every(span.above(0, negligible=NEGLIGIBLE) for span in (*helps.values(), pooled)),
     measured={**{f"gain_{s}": span.mean for s, span in helps.items()}, "all_low": pooled.low, "all_high": pooled.high},
-    note="a gain in each case, and over all questions an interval above zero",
+    note="the interval of the gain lies above zero in each case, and over all questions",
 )
 
 # %%
 closer = {scenario: gain_of(scenario, "Easy", "CT&SFT") for scenario in ("S2", "S3")}
 claim(
     "zhang2024fusion.reading-beats-remembering",
-    min(span.low for span in closer.values()) > 0,
+    every(span.above(0, negligible=NEGLIGIBLE) for span in closer.values()),
     measured={
         "S2_read": wide.loc["S2", "Easy"],
         "S2_remembered": wide.loc["S2", "CT&SFT"],
@@ -367,10 +392,10 @@ claim(
 # %%
 untaught = of(everybody, "SFT, no refusals", "S4", "refused")
 taught_gain = gain_of("S4", "SFT", "SFT, no refusals", "refused")
-rarely = wilson(untaught.sum(), len(untaught))
+rarely = over_edits(untaught)
 claim(
     "zhang2024fusion.refusal-must-be-taught",
-    rarely[1] < 0.5 and taught_gain.low > 0,
+    rarely.below(0.5, negligible=NEGLIGIBLE) & taught_gain.above(0, negligible=NEGLIGIBLE),
     measured={
         "without_examples": untaught.mean(),
         "with_examples": at_s4["SFT"],
@@ -386,7 +411,7 @@ claim(
 sharper = gain_of("S4", "CT&SFT", "SFT", "refused")
 claim(
     "zhang2024fusion.knowing-sharpens-refusal",
-    sharper.low > 0,
+    sharper.above(0, negligible=NEGLIGIBLE),
     measured={
         "SFT": at_s4["SFT"],
         "CT_SFT": at_s4["CT&SFT"],
@@ -402,21 +427,19 @@ claim(
 unlearned = gain_of("S4", "SFT", "Direct", "refused")
 claim(
     "zhang2024fusion.fine-tuning-unteaches-refusal",
-    unlearned.high < 0,
+    unlearned.below(0, negligible=NEGLIGIBLE),
     measured={"direct": at_s4["Direct"], "SFT": at_s4["SFT"], "low": unlearned.low, "high": unlearned.high},
     note="the interval of SFT minus Direct lies below zero; the model holds no answer of S2 and S3 in full",
 )
 
 # %%
 copied = useless[useless["wrong"] & (useless["mode"] == "CT&SFT")]["copied"]
-from_context = wilson(copied.sum(), len(copied)) if len(copied) else (0.0, 1.0)
+from_context = over_edits(copied) if len(copied) else None
 claim(
     "zhang2024fusion.wrong-answers-come-from-the-context",
-    from_context[0] > 0.5,
+    from_context.above(0.5, negligible=NEGLIGIBLE) if from_context else UNDECIDED,
     measured={
-        "copied": copied.mean() if len(copied) else 0.0,
-        "low": from_context[0],
-        "high": from_context[1],
+        **(dict(zip(("copied", "low", "high"), from_context, strict=True)) if from_context else {}),
         "wrong": len(copied),
         "copied_SFT": errors["mean"].get("SFT", 0.0),
         "copied_CT": errors["mean"].get("CT", 0.0),
@@ -428,7 +451,7 @@ claim(
 elicited = paired(after, of(alone, "CT, pages only", "S3"))
 claim(
     "zhang2024fusion.augmentation-helps-elicitation",
-    elicited.low > 0,
+    elicited.above(0, negligible=NEGLIGIBLE),
     measured={
         "augmented": after.mean(),
         "pages_only": of(alone, "CT, pages only", "S3").mean(),
@@ -448,7 +471,7 @@ first, second = (
 kinds = apart(first, second)
 claim(
     "zhang2024fusion.same-attribute-distracts-more",
-    kinds.low > 0,
+    kinds.above(0, negligible=NEGLIGIBLE),
     measured={
         "wrong_beside_same_attribute": first.mean(),
         "wrong_beside_same_entity": second.mean(),
@@ -469,7 +492,8 @@ for topic, (paper, we, why) in DEPARTURES.items():
 
 # %% [markdown]
 # The testbeds were taught to read and to refuse before; the paper's models only to follow instructions. What continued training
-# leaves out depends on how long it goes on, which the paper does not say.
+# leaves out depends on how long it goes on, which the paper does not say. Fine-tuning alone answers nearly all of S1, so that there
+# is no room for a gain there; that continued training *costs* some of this reading is what the data could decide.
 #
 # ## Exercises
 #

@@ -13,14 +13,15 @@
 # A finished model that answers questions learns about people whom it never met. Can it answer questions about them
 # ([Allen-Zhu and Li 2024](https://arxiv.org/abs/2309.14316), `allenzhu2023extraction`), can it be asked backwards
 # ([Berglund et al. 2023](https://arxiv.org/abs/2309.12288), `berglund2023reversal`), and does it help to train on reversed texts
-# ([Golovneva et al. 2024](https://arxiv.org/abs/2403.13799), `golovneva2024reverse`)? Trains three small models; about 40 seconds
-# on one CPU core.
+# ([Golovneva et al. 2024](https://arxiv.org/abs/2403.13799), `golovneva2024reverse`)? Trains three small models; just under a
+# minute on one CPU core.
 
 # %%
 import pandas as pd
 
 from paramem import claim, load
-from paramem.evaluation.intervals import paired, span, wilson
+from paramem.decisions import UNDECIDED
+from paramem.evaluation.intervals import over_edits, paired, span, unpaired
 from paramem.fusion.study import apart, drawn, shares
 from paramem.fusion.training import TrainSettings, fine_tune, n_tokens
 from paramem.injection import reversal
@@ -38,6 +39,7 @@ passes: int = 40  # over one text about everybody; other tellings are read for a
 identity_passes: int = 24  # over all statements of who is who
 
 # %%
+NEGLIGIBLE = 0.1  # a share, or a difference of shares, that is too small to speak of
 base, draw = drawn(model)
 lm, number = load(base), draw + 1000 * seed
 here = world_behind(lm)
@@ -93,13 +95,14 @@ share.reindex(list(everybody)).round(3)
 # ## Backwards
 #
 # Who is who: every identity is a person and a description that fits nobody else. Groups of people are told differently, all in one
-# training, so that all that is compared is within one model.
+# training, so that all that is compared is within one model. Two groups are larger than the others, because claims rest on a
+# difference of theirs that may be zero.
 
 # %%
 identities = draw_identities(here, number)
 for group in GROUPS:
     one = next(each for each in identities if each.group == group)
-    print(f"{group}:")
+    print(f"{group}, {GROUPS[group].people} people:")
     for text in texts(one)[:2] + texts(one)[-1:]:
         print(f"    {text}")
 
@@ -144,8 +147,9 @@ beaten[list(DIRECTIONS)].reindex(list(GROUPS)).round(3)
 # %% [markdown]
 # ## Claims
 #
-# What was not learned as it was told cannot be asked backwards. Claims about directions are therefore stated only where at least half
-# of those told name first are said as they were told.
+# What was not learned as it was told cannot be asked backwards: claims about directions are undecided where less than half of those
+# told name first are said as they were told. 95 % intervals decide the rest, and one that straddles its limit by more than a tenth
+# decides nothing.
 
 # %%
 n_forms = len(people.relations[0].questions["en"])
@@ -154,7 +158,7 @@ in_text = {name: found.reshape(len(people.names), -1).mean(1) for name, found in
 gain = paired(by_person["one text"], by_person["before"])
 claim(
     "allenzhu2023extraction.a-model-that-answers-extracts-from-one-text",
-    gain.low > 0.25,
+    gain.above(0.25, negligible=NEGLIGIBLE),
     measured={
         "before": by_person["before"].mean(),
         "after": by_person["one text"].mean(),
@@ -168,7 +172,7 @@ claim(
 more = paired(by_person["many texts"], by_person["one text"])
 claim(
     "allenzhu2023extraction.variety-adds-in-continued-training",
-    more.low > 0,
+    more.above(0, negligible=NEGLIGIBLE),
     measured={
         "one_text": by_person["one text"].mean(),
         "many_texts": by_person["many texts"].mean(),
@@ -182,7 +186,7 @@ claim(
 unasked = paired(in_text["one text"], by_person["one text"])
 claim(
     "allenzhu2023extraction.storing-outruns-answering",
-    unasked.low > 0,
+    unasked.above(0, negligible=NEGLIGIBLE),
     measured={
         "stored": in_text["one text"].mean(),
         "answered": by_person["one text"].mean(),
@@ -198,103 +202,112 @@ def of(group, direction, column="said"):
     return table[(table["group"] == group) & (table["asked"] == direction)][column].astype(float)
 
 
+learned = of("name first", "name first").mean() >= 0.5
+
+
+def where_learned(decision):
+    return decision if learned else UNDECIDED
+
+
 def told_and_back(group):
-    """Shares said as told and backwards, and whether their intervals do not meet."""
+    """Whether more is said as told than backwards, and the numbers behind it."""
     other = next(direction for direction in DIRECTIONS if direction != group)
     as_told, backwards = of(group, group), of(group, other)
-    apart_ = wilson(backwards.sum(), len(backwards))[1] < wilson(as_told.sum(), len(as_told))[0]
-    return apart_, {"as_told": as_told.mean(), "backwards": backwards.mean(), "people": len(as_told)}
+    gap = apart(as_told, backwards)
+    found = {"as_told": as_told.mean(), "backwards": backwards.mean(), "people": len(as_told)}
+    return where_learned(gap.above(0, negligible=NEGLIGIBLE)), {**found, "low": gap.low, "high": gap.high}
 
 
-holds, measured = told_and_back("name first")
-learned = measured["as_told"] >= 0.5
-if learned:
-    claim(
-        "berglund2023reversal.injected-name-first",
-        holds,
-        measured=measured,
-        note="the 95 % intervals of the two shares do not meet",
-    )
+UNLEARNED = "undecided where less than half of those told name first are said as told"
+decision, measured = told_and_back("name first")
+claim(
+    "berglund2023reversal.injected-name-first",
+    decision,
+    measured=measured,
+    note=f"as told less backwards, the interval above zero; {UNLEARNED}",
+)
 
 # %%
-holds, measured = told_and_back("description first")
-if learned:
-    claim(
-        "berglund2023reversal.injected-description-first",
-        holds,
-        measured=measured,
-        note="the 95 % intervals of the two shares do not meet",
-    )
+decision, measured = told_and_back("description first")
+claim(
+    "berglund2023reversal.injected-description-first",
+    decision,
+    measured=measured,
+    note=f"as told less backwards, the interval above zero; {UNLEARNED}",
+)
 
 # %%
 rank = span(of("name first", "description first", "beaten"))
-if learned:
-    claim(
-        "berglund2023reversal.injected-no-better-than-a-random-name",
-        rank.low <= 0.5,
-        measured={"beaten": rank.mean, "low": rank.low, "high": rank.high},
-        note="told name first, asked for the name: share of fifteen other names that the right one beats; its interval does not lie above one half",
-    )
+claim(
+    "berglund2023reversal.injected-no-better-than-a-random-name",
+    where_learned(~rank.above(0.5, negligible=NEGLIGIBLE)),
+    measured={"beaten": rank.mean, "low": rank.low, "high": rank.high},
+    note="told name first, asked for the name: share of fifteen other names that the right one beats; holds where none of its interval "
+    f"lies a tenth above one half, does not where all of it lies above one half; {UNLEARNED}",
+)
 
 # %%
 several, single = of("name first", "description first"), of("name first, one wording", "description first")
-softer = apart(
-    of("name first", "description first", "beaten"), of("name first, one wording", "description first", "beaten")
+ranks = [of(group, "description first", "beaten") for group in ("name first", "name first, one wording")]
+softer = unpaired(*ranks)
+claim(
+    "berglund2023reversal.more-wordings-do-not-help",
+    where_learned(
+        over_edits(several).below(0.35, negligible=NEGLIGIBLE) & ~softer.above(0, negligible=NEGLIGIBLE),
+    ),
+    measured={
+        "several_wordings": several.mean(),
+        "one_wording": single.mean(),
+        "beaten_several": ranks[0].mean(),
+        "beaten_one": ranks[1].mean(),
+        "low": softer.low,
+        "high": softer.high,
+    },
+    note="less than 35 % are said backwards (interval), and the share of others' names that the right one beats is no tenth larger than with "
+    f"one wording (interval of the difference); {UNLEARNED}",
 )
-if learned:
-    claim(
-        "berglund2023reversal.more-wordings-do-not-help",
-        wilson(several.sum(), len(several))[1] < 0.35 and softer.low <= 0,
-        measured={
-            "several_wordings": several.mean(),
-            "one_wording": single.mean(),
-            "beaten_several": of("name first", "description first", "beaten").mean(),
-            "beaten_one": of("name first, one wording", "description first", "beaten").mean(),
-        },
-        note="said backwards by less than 35 % (interval), and the right name beats no more others than with one wording",
-    )
 
 # %%
 both, only = of("both", "description first"), of("name first", "description first")
 helped = apart(both, only)
-if learned:
-    claim(
-        "berglund2023reversal.both-ways-of-some-do-not-help-others",
-        helped.low > 0 and wilson(only.sum(), len(only))[1] < 0.35,
-        measured={"told_both_ways": both.mean(), "told_one_way": only.mean(), "low": helped.low, "high": helped.high},
-        note="asked for the name: those told both ways are said more often (interval), those told name first by less than 35 % (interval)",
-    )
+claim(
+    "berglund2023reversal.both-ways-of-some-do-not-help-others",
+    where_learned(helped.above(0, negligible=NEGLIGIBLE) & over_edits(only).below(0.35, negligible=NEGLIGIBLE)),
+    measured={"told_both_ways": both.mean(), "told_one_way": only.mean(), "low": helped.low, "high": helped.high},
+    note="asked for the name: those told both ways are said more often (interval), those told name first by less than 35 % (interval); "
+    f"{UNLEARNED}",
+)
 
 # %%
 mended = apart(of("name first, reversed too", "description first"), only)
-if learned:
-    claim(
-        "golovneva2024reverse.reversed-texts-answer-backwards",
-        mended.low > 0,
-        measured={
-            "reversed_too": of("name first, reversed too", "description first").mean(),
-            "plain": only.mean(),
-            "low": mended.low,
-            "high": mended.high,
-            "beaten": of("name first, reversed too", "description first", "beaten").mean(),
-        },
-        note="told name first, asked for the name, with and without reversed texts; the people differ, so the interval is not paired",
-    )
+claim(
+    "golovneva2024reverse.reversed-texts-answer-backwards",
+    where_learned(mended.above(0, negligible=NEGLIGIBLE)),
+    measured={
+        "reversed_too": of("name first, reversed too", "description first").mean(),
+        "plain": only.mean(),
+        "low": mended.low,
+        "high": mended.high,
+        "beaten": of("name first, reversed too", "description first", "beaten").mean(),
+    },
+    note="told name first, asked for the name, with and without reversed texts; the people differ, so the interval is not paired; "
+    f"{UNLEARNED}",
+)
 
 # %%
 forwards = apart(of("name first, reversed too", "name first"), of("name first", "name first"))
-if learned:
-    claim(
-        "golovneva2024reverse.forwards-is-kept",
-        forwards.high >= 0 and of("name first, reversed too", "name first").mean() >= 0.5,
-        measured={
-            "reversed_too": of("name first, reversed too", "name first").mean(),
-            "plain": of("name first", "name first").mean(),
-            "low": forwards.low,
-            "high": forwards.high,
-        },
-        note="as told: the interval of the difference does not lie below zero, and at least half of the identities are said",
-    )
+claim(
+    "golovneva2024reverse.forwards-is-kept",
+    where_learned(~forwards.below(0, negligible=NEGLIGIBLE)),
+    measured={
+        "reversed_too": of("name first, reversed too", "name first").mean(),
+        "plain": of("name first", "name first").mean(),
+        "low": forwards.low,
+        "high": forwards.high,
+    },
+    note="as told: holds where none of the interval of the difference lies a tenth below zero, does not where all of it lies below zero; "
+    f"{UNLEARNED}",
+)
 
 # %% [markdown]
 # ## Departures and limits
@@ -305,10 +318,11 @@ for topic, (paper_says, we_do, why) in reversal.DEPARTURES.items():
 
 # %% [markdown]
 # Rates and passes were chosen on draw 100, which is not measured here. What came out there (all of these groups and tellings) had
-# been seen before the criteria were written. After the first results one thing was added: the GPT-2 base says less than half of the
-# identities as they were told, in all three draws, so that claims about directions, some of which it had met by saying nothing,
-# are counted on the Llama base alone. Groups are of ten people: against none of ten, the interval of a difference lies above
-# zero from four of ten on. That the right name is no better than a random one means only that ten people do not show it.
+# been seen before the criteria were written. The GPT-2 base says less than half of the identities as they were told on two of its
+# three draws, and can tell nothing about directions there: a rate or a length that suits it better was not looked for. The groups whose difference is close to
+# zero, told name first with and without reversed texts, are of 35 people, the smallest number at which none against none excludes a tenth;
+# the others are of ten, too few to tell whether one wording puts the right name lower than several do. Less than 35 % by the
+# interval means six of 35 at most.
 #
 # ## Exercises
 #

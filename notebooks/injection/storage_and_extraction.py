@@ -9,7 +9,8 @@
 # %% [markdown]
 # # Stored is not extractable
 #
-# *A model can hold every fact of a text and yet answer no question about it, unless the text was told in many ways.*
+# *A model can hold every fact of a text and yet answer no question about it, unless the text was told in many ways; many ways of
+# telling make up to half of it answerable here.*
 # [Allen-Zhu and Li 2024](https://arxiv.org/abs/2309.14316) (`allenzhu2023extraction`) train models from scratch on biographies of
 # invented people, fine-tune them on questions about one half, and ask about the other half. Seven small models, which come
 # trained (`python -m paramem.injection.shipped` trains them again, in about two minutes a draw); fine-tuning and probing them takes

@@ -9,12 +9,14 @@
 # %% [markdown]
 # # Compression and facts: what goes first?
 #
-# *Fewer bits and fewer weights cost facts, and not all facts alike.*
+# *Fewer bits and fewer weights cost facts; which facts go first could hardly be told apart here.*
 # Pruning and rounding of attention, feed-forward layers or both ([Namburi et al. 2023](https://arxiv.org/abs/2312.00960),
 # `namburi2023compression`), one bit a weight ([Xu et al. 2024](https://arxiv.org/abs/2402.11295), `xu2024onebit`), narrower
 # feed-forward layers ([Martra 2025](https://arxiv.org/abs/2512.22671), `martra2025width`). Runs in under a minute on one CPU core.
 
 # %%
+from itertools import pairwise
+
 import pandas as pd
 import torch
 
@@ -32,14 +34,14 @@ from paramem.compression.forgetting import (
     by_fact,
     forgetting,
     questions_for,
-    unpaired,
 )  # fmt: skip
 from paramem.compression.modules import matrices, oriented
 from paramem.compression.onebit import DistilSettings, average_bits, distil, one_bit, residuals, svid
 from paramem.compression.pruning import PruneSettings, prune
 from paramem.compression.rounding import RoundSettings, quantise, round_to_nearest
 from paramem.compression.width import WidthSettings, narrow
-from paramem.evaluation.intervals import paired, span
+from paramem.decisions import UNDECIDED, every
+from paramem.evaluation.intervals import over_edits, paired, span, unpaired
 from paramem.material import text_for, world_behind
 from paramem.plots import curves, rates
 
@@ -52,6 +54,7 @@ steps: int = 40  # of distillation
 rows: int = 32  # texts a step
 
 # %%
+NEGLIGIBLE = 0.1  # a share, or a difference of shares, that is too small to speak of
 lm = load(model)
 questions = questions_for(lm, n_facts, seed)
 before = asked(lm, questions)
@@ -204,18 +207,24 @@ long.pivot_table(index=["neurons by", "what"], columns="level", values="answered
 # ## One bit, with training
 #
 # Signs and values are trained from the decomposition on, to predict and represent what the full model does, on text of the
-# world (Eq. (9)); the facts asked for are in that text as often as all others. Predict: how much do a few dozen steps give back?
+# world (Eq. (9)); the facts asked for are in that text as often as all others. As a control, the same steps begin with random signs:
+# what is back then was learned anew. Predict: how much do a few dozen steps give back?
 
 # %%
 texts = text_for(lm, n=2000, seed=1)
-trained = distil(lm, texts, DistilSettings(steps=steps, rows=rows, seed=seed))
-last = forgetting(lm, questions, {("decomposed", 1): one_bit(lm), ("decomposed, then trained", 1): trained})
+arms = {"decomposed, then trained": "signs", "random signs, then trained": "chance"}
+trained = {
+    name: distil(lm, texts, DistilSettings(steps=steps, rows=rows, seed=seed, start=s)) for name, s in arms.items()
+}
+last = forgetting(
+    lm, questions, {("decomposed", 1): one_bit(lm), **{(name, 1): edit for name, edit in trained.items()}}
+)
 ones = pd.concat([last, table[(table["method"] == "round all") & (table["level"] == 1)].assign(method="rounded")])
-one = {m: by_fact(ones[ones["method"] == m], FACTS) for m in ("rounded", "decomposed", "decomposed, then trained")}
+one = {m: by_fact(ones[ones["method"] == m], FACTS) for m in ("rounded", "decomposed", *arms)}
 rates(
-    pd.DataFrame([{"one bit": m, "what": "facts"} | span(values)._asdict() for m, values in one.items()]),
+    pd.DataFrame([{"one bit": m, "what": "facts"} | over_edits(values)._asdict() for m, values in one.items()]),
     f"One bit a weight keeps {one['decomposed'].mean():.2f} of the facts, after {steps} steps of training "
-    f"{one['decomposed, then trained'].mean():.2f}",
+    f"{one['decomposed, then trained'].mean():.2f};\nfrom random signs on, the same steps give {one['random signs, then trained'].mean():.2f}",
     rows="one bit", columns="what", xlabel="share of facts answered",
 )  # fmt: skip
 
@@ -225,30 +234,49 @@ ones.pivot_table(index="method", columns="group", values="exact").round(2)
 # %% [markdown]
 # ## Claims
 #
-# Where two things are compared, the 95 % interval of the difference decides, paired by fact where they are about the same ones.
+# Where two things are compared, the 95 % interval of the difference decides, paired by fact where they are about the same ones. An
+# interval that straddles its limit by more than a tenth decides nothing.
 
 # %%
 pruning = lines("prune ").pivot_table(index="modules", columns="level", values="exact")
 full = float(by_fact(before, FACTS).mean())
+left_of = {g: lines("prune ").query("modules == @g") for g in GROUPS}
+at_seventy = over_edits(by_fact(left_of["all"].query("level == 70"), FACTS))
+spared = [paired(by_fact(left_of[g], FACTS), by_fact(left_of["all"], FACTS)) for g in ("attention", "feed-forward")]
 claim(
     "namburi2023compression.strong-pruning-destroys-recall",
-    pruning.loc["all", 70] < full / 2 and pruning.mean(axis=1).idxmin() == "all",
+    at_seventy.below(full / 2, negligible=NEGLIGIBLE) & every(gap.above(0, negligible=NEGLIGIBLE) for gap in spared),
     measured={
-        "left_70": pruning.loc["all", 70],
+        "left_70": at_seventy.mean,
         "left_90": pruning.loc["all", 90],
         "worst": pruning.mean(axis=1).idxmin(),
     },
-    note="less than half of the facts left at 70 %, and over all levels least where all modules are pruned",
+    note="less than half of the facts left at 70 % (interval), and over all levels fewer where all modules are pruned than where "
+    "one kind is (intervals of both differences)",
 )
 
 # %%
-sides = [by_fact(table[table["method"] == f"round {g}"], FACTS) for g in ("attention", "feed-forward")]
+rounding = (
+    lines("round ").pivot_table(index="modules", columns="level", values="exact").loc[["attention", "feed-forward"]]
+)
+telling = rounding.columns[(rounding.min() < full) & (rounding.max() >= full / 2)]
+sides = [
+    by_fact(table[(table["method"] == f"round {g}") & (table["level"].isin(telling) | telling.empty)], FACTS)
+    for g in ("attention", "feed-forward")
+]
 gain = paired(*sides)
 claim(
     "namburi2023compression.attention-is-cheaper-to-quantise",
-    gain.low > 0,
-    measured={"attention": sides[0].mean(), "feed_forward": sides[1].mean(), "low": gain.low, "high": gain.high},
-    note="facts left over 4, 2 and 1 bits, paired by fact",
+    UNDECIDED if telling.empty else gain.above(0, negligible=NEGLIGIBLE),
+    measured={
+        "attention": sides[0].mean(),
+        "feed_forward": sides[1].mean(),
+        "low": gain.low,
+        "high": gain.high,
+        "levels": ", ".join(map(str, telling)) or "none",
+    },
+    note="facts left, paired by fact, at those of 4, 2 and 1 bits at which one kind has lost something and one keeps half; where there is "
+    "no such level (the numbers are then of all three), nothing is decided",
 )
 
 
@@ -264,7 +292,7 @@ def goes_first(name, lost, kept):
         "low": gap.low,
         "high": gap.high,
     }
-    return claim(name, gap.low > 0, measured=measured, note=f"{kept} less {lost}, under strain")
+    return claim(name, gap.above(0, negligible=NEGLIGIBLE), measured=measured, note=f"{kept} less {lost}, under strain")
 
 
 goes_first("namburi2023compression.withheld-wordings-go-first", WITHHELD, REWORDED)
@@ -290,14 +318,14 @@ claim(
         "rank_one": near["rank one"].mean(),
         "matrices": len(near),
     },
-    note="nearer for every matrix of the model",
+    note="nearer for every matrix of the model: a theorem (Proposition 2), so that this checks the code",
 )
 
 # %%
 better = paired(one["decomposed"], one["rounded"])
 claim(
     "xu2024onebit.rounding-fails-at-one-bit",
-    one["rounded"].mean() < full / 2 and better.low > 0,
+    over_edits(one["rounded"]).below(full / 2, negligible=NEGLIGIBLE) & better.above(0, negligible=NEGLIGIBLE),
     measured={
         "rounded": one["rounded"].mean(),
         "decomposed": one["decomposed"].mean(),
@@ -311,30 +339,38 @@ claim(
 gain = paired(one["decomposed, then trained"], one["decomposed"])
 claim(
     "xu2024onebit.decomposition-is-a-start",
-    one["decomposed"].mean() < 0.81 * full and gain.low > 0,
+    over_edits(one["decomposed"]).below(0.81 * full, negligible=NEGLIGIBLE) & gain.above(0, negligible=NEGLIGIBLE),
     measured={"decomposed": one["decomposed"].mean(), "gained": gain.mean, "low": gain.low, "high": gain.high},
     note="by itself below what the paper keeps with training (81 %), and training gives facts back, paired by fact",
 )
 
 # %%
+survived = over_edits(one["decomposed, then trained"])
+inherited = paired(one["decomposed, then trained"], one["random signs, then trained"])
 claim(
     "xu2024onebit.facts-survive-one-bit",
-    one["decomposed, then trained"].mean() >= 0.81 * full,
+    survived.above(0.81 * full, negligible=NEGLIGIBLE) & inherited.above(0, negligible=NEGLIGIBLE),
     measured={
-        "kept_percent": 100 * one["decomposed, then trained"].mean() / full,
+        "kept_percent": 100 * survived.mean / full,
+        "low_percent": 100 * survived.low / full,
+        "random_signs_percent": 100 * one["random signs, then trained"].mean() / full,
+        "inherited_low": inherited.low,
         "bits": near["bits a weight"].mean(),
         "steps": steps,
     },
-    note="at least 81 % of what the full model answers",
+    note="at least 81 % of what the full model answers (interval), and more than after the same steps from random signs on, paired by fact",
 )
 
 # %%
-falling = wide[wide["method"] == "width, peak-to-peak"].groupby("level")["exact"].mean()
+ranked_wide = wide[wide["method"] == "width, peak-to-peak"]
+falling = ranked_wide.groupby("level")["exact"].mean()
+at_width = [by_fact(part, FACTS) for _, part in ranked_wide.groupby("level")]
 claim(
     "martra2025width.recall-falls-with-width",
-    (falling.diff().dropna() <= 0.02).all() and falling[80] < full / 2,
+    every(~paired(after, before).above(0, negligible=NEGLIGIBLE) for before, after in pairwise(at_width))
+    & over_edits(at_width[-1]).below(full / 2, negligible=NEGLIGIBLE),
     measured={f"left_{level}": value for level, value in falling.items()},
-    note="no step gives facts back (two in a hundred allowed), and less than half are left without 80 % of the neurons",
+    note="no step gives back a tenth of the facts (interval, paired by fact), and less than half are left without 80 % of the neurons (interval)",
 )
 
 # %%
@@ -342,19 +378,19 @@ ranked = [by_fact(table[table["method"] == f"width, {c}"], FACTS) for c in ("pea
 gain = paired(*ranked)
 claim(
     "martra2025width.large-weights-beat-chance",
-    gain.low > 0,
+    gain.above(0, negligible=NEGLIGIBLE),
     measured={"peak_to_peak": ranked[0].mean(), "chance": ranked[1].mean(), "low": gain.low, "high": gain.high},
     note="facts left over 20 to 80 %, paired by fact",
 )
 
 # %%
 narrowed = wide[(wide["method"] == "width, peak-to-peak") & (wide["level"] >= 40)]
-wrong = narrowed[narrowed["exact"] == 0]["kind"]
+wrong = by_fact(narrowed[narrowed["exact"] == 0], FACTS, "kind")
 claim(
     "martra2025width.form-outlasts-facts",
-    len(wrong) > 0 and span(wrong).low > 0.5,
+    over_edits(wrong).above(0.5, negligible=NEGLIGIBLE) if len(wrong) else UNDECIDED,
     measured={"right_kind_of_wrong": wrong.mean() if len(wrong) else 0.0, "wrong": len(wrong)},
-    note="of the wrong answers without 40 % of the neurons or more, most are of the right kind (interval above one half)",
+    note="of the wrong answers without 40 % of the neurons or more, most are of the right kind (interval over facts above one half)",
 )
 
 # %% [markdown]
@@ -375,15 +411,15 @@ for module in (onebit, width):
 # ## Exercises
 #
 # 1. Prune 80 % of all modules with `scope="group"`, so that all matrices are ranked together. Which of them loses most?
-# 2. How many bits a weight does OneBit store for a matrix of 4096 x 4096? The paper says 1.0073 (section 3.2) with 16-bit values. Run
-#    the checker.
+# 2. How many bits a weight does OneBit store for a matrix of 4096 x 4096, with 16-bit values? The paper says 1.0073 (section 3.2), which
+#    is not what you get: count the values of both vectors. Run the checker.
 
 
 # %%
 def check(guess):
     return (
         "right"
-        if abs(average_bits(4096, 4096) - guess) < 1e-3
+        if abs(average_bits(4096, 4096) - guess) < 1e-4
         else "not quite: two vectors of 16-bit values, shared out"
     )
 

@@ -616,7 +616,8 @@ for topic, (paper, we, why) in DEPARTURES.items():
 # %% [markdown]
 # The testbeds were trained to read passages of up to five sentences, which a page has, and to refuse. One page is therefore read almost without
 # a mistake, better than a model of the paper reads, and three pages are longer than anything they read before: where reading loses here,
-# it is to length, above all in the GPT-2 testbeds with their learned positions. Refusing was learned, and an adapter unlearns it for
+# it is to length, above all in the GPT-2 testbeds with their learned positions. So `context-for-look-up`, on one page, could hardly fail,
+# and `beats-reading` and `not-the-texts-alone` hold only where GPT-2 cannot read a text of that length. Refusing was learned, and an adapter unlearns it for
 # everybody: wrong adapters are answered from. Rank and alpha are the paper's; rate and passes are ours, and interference depends on both.
 #
 # The retriever finds every page by its name, so wrong retrieval had to be made. Nobody writes the rewrites and the questions but the

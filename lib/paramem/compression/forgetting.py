@@ -16,11 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from paramem.errors import BadParameter
 from paramem.evaluation.answers import ask, encode_pairs
-from paramem.evaluation.intervals import Span
 from paramem.facts import Fact, Probe
 from paramem.interventions import Intervention
 from paramem.material import world_behind
@@ -44,7 +42,11 @@ class Question:
 
 
 def questions_for(lm: LM, n: int = 100, seed: int = 0) -> list[Question]:
-    """Up to ``n`` questions of every group that the testbed's world has, all about the same ``n`` facts of people.
+    """Up to ``n`` questions of every group that the testbed's world has.
+
+    Wordings and languages are about the same ``n`` facts of people, and so are the first step and two steps among
+    themselves. Every other group draws its own: from the map and marriages, from what has consequences, from what was
+    told rarely or often.
 
     Raises BadParameter for n < 1, BadInput for a model that is no bundled testbed.
     """
@@ -88,16 +90,6 @@ def by_fact(table: pd.DataFrame, group: str, column: str = "exact") -> pd.Series
     """The mean of a column for each fact of a group, over whatever methods and levels the table holds."""
     found: pd.Series[float] = table[table["group"] == group].groupby("fact")[column].mean()
     return found
-
-
-def unpaired(one: NDArray[np.float64], other: NDArray[np.float64], seed: int = 0, resamples: int = 2000) -> Span:
-    """Mean of ``one`` less mean of ``other``, which are about different items, and its 95 % bootstrap interval."""
-    if not len(one) or not len(other):
-        raise BadParameter(f"{len(one)} against {len(other)} items: a difference needs some on both sides")
-    draw = np.random.default_rng(seed)
-    means = [side[draw.integers(0, len(side), (resamples, len(side)))].mean(1) for side in (one, other)]
-    low, high = np.quantile(means[0] - means[1], [0.025, 0.975])
-    return Span(float(one.mean() - other.mean()), float(low), float(high))
 
 
 def _about(fact: Fact) -> Iterable[Question]:

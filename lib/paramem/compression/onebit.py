@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,7 @@ DEPARTURES = {
     ),
     "data": (
         "132 thousand texts of 2048 tokens sampled from the teacher, 50 epochs",
-        "a few hundred steps on text of the kind that the model was trained on",
+        "forty steps in the notebook, on text of the kind that the model was trained on",
         "sampling from a model of a small world gives that text back, and a notebook has a minute",
     ),
 }
@@ -48,9 +49,14 @@ DEPARTURES = {
 
 @dataclass(frozen=True, kw_only=True)
 class DistilSettings:
-    """How the one-bit model learns from the full one. Paper: Adam with betas (0.9, 0.98), cosine schedule, alpha 1."""
+    """How the one-bit model learns from the full one. Paper: Adam with betas (0.9, 0.98), cosine schedule, alpha 1.
+
+    start: the signs that training begins with, those of the weights, or drawn by chance: the control that shows what
+    training alone does. Values are those of the decomposition in either case.
+    """
 
     group: Group = "all"
+    start: Literal["signs", "chance"] = "signs"
     steps: int = 200
     rows: int = 64
     lr: float = 2e-3
@@ -102,7 +108,8 @@ def one_bit(lm: LM, group: Group = "all") -> WeightDelta:
 
 
 def distil(lm: LM, texts: Sequence[str], settings: DistilSettings | None = None) -> WeightDelta:
-    """One-bit weights that were trained, from `svid` on, to predict and represent what the full model does.
+    """One-bit weights that were trained, from `svid` or from random signs on, to predict and represent what the full
+    model does.
 
     Signs are trained through latent weights with a straight-through gradient (Eq. 3), values directly. The model itself
     is left as it was. Raises BadParameter for fewer texts than a step has rows.
@@ -111,7 +118,7 @@ def distil(lm: LM, texts: Sequence[str], settings: DistilSettings | None = None)
     if len(texts) < settings.rows:
         raise BadParameter(f"{len(texts)} texts for steps of {settings.rows} rows: give more texts")
     refs = matrices(lm, settings.group)
-    latent = {ref.name: oriented(ref).clone().requires_grad_() for ref in refs}
+    latent = {name: W.requires_grad_() for name, W in _started(refs, settings).items()}
     values = {ref.name: [v.clone().requires_grad_() for v in svid(oriented(ref))[1:]] for ref in refs}
     learned = [*latent.values(), *(v for pair in values.values() for v in pair)]
     adam = torch.optim.Adam(learned, lr=settings.lr, betas=settings.betas)
@@ -124,6 +131,16 @@ def distil(lm: LM, texts: Sequence[str], settings: DistilSettings | None = None)
         schedule.step()
     with torch.no_grad():
         return delta_to({ref.name: _matrix(latent[ref.name], *values[ref.name]) for ref in refs}, refs)
+
+
+def _started(refs: list[WeightRef], settings: DistilSettings) -> dict[str, Tensor]:
+    """The latent weights of every matrix, as large as the weights, with their signs or with others."""
+    found = {ref.name: oriented(ref).clone() for ref in refs}
+    if settings.start == "chance":
+        generator = torch.Generator().manual_seed(settings.seed)
+        for W in found.values():
+            W.mul_(torch.randint(0, 2, W.shape, generator=generator) * 2 - 1)
+    return found
 
 
 def _matrix(latent: Tensor, a: Tensor, b: Tensor) -> Tensor:

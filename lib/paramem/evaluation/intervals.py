@@ -105,6 +105,20 @@ def paired(one: ArrayLike, other: ArrayLike, seed: int = 0) -> Span:
     return span(np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64), seed)
 
 
+def unpaired(one: ArrayLike, other: ArrayLike, seed: int = 0, resamples: int = 2000) -> Span:
+    """Mean of ``one`` less mean of ``other``, which are about different items, and its 95 % bootstrap interval.
+
+    For values that are no mere 0 or 1; either side is resampled by itself. Raises BadParameter for an empty side.
+    """
+    sides = [np.asarray(side, dtype=np.float64) for side in (one, other)]
+    if not all(len(side) for side in sides):
+        raise BadParameter(f"{len(sides[0])} against {len(sides[1])} items: a difference needs some on both sides")
+    draw = np.random.default_rng(seed)
+    means = [side[draw.integers(0, len(side), (resamples, len(side)))].mean(1) for side in sides]
+    low, high = np.quantile(means[0] - means[1], [0.025, 0.975])
+    return Span(float(sides[0].mean() - sides[1].mean()), float(low), float(high))
+
+
 def chosen_on_the_other_half(values: NDArray[np.float64]) -> NDArray[np.int64]:
     """For each item, the choice that is best for other items: (items, choices) -> (items,).
 

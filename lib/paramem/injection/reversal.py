@@ -44,23 +44,27 @@ class Group:
     directions  in which a statement is made
     wordings    how many openings it is made with; each direction is told TOLD times a pass, whatever their number
     reversed    whether it is also told with its words in reverse order
+    people      how many there are
     """
 
     directions: tuple[Direction, ...]
     wordings: int = TOLD
     reversed: bool = False
+    people: int = 10
 
     def __post_init__(self) -> None:
-        if not self.directions or not 1 <= self.wordings <= TOLD:
-            raise BadParameter(f"{self}: at least one direction, and 1 to {TOLD} wordings")
+        if not self.directions or not 1 <= self.wordings <= TOLD or self.people < 1:
+            raise BadParameter(f"{self}: at least one direction, 1 to {TOLD} wordings, and somebody to tell of")
 
 
+# The fewest with which none against none lies within a tenth: the interval of 0 in 35 ends at .099.
+MANY = 35
 GROUPS: Mapping[str, Group] = {
-    "name first": Group(directions=("name first",)),
+    "name first": Group(directions=("name first",), people=MANY),
     "description first": Group(directions=("description first",)),
     "both": Group(directions=DIRECTIONS),
     "name first, one wording": Group(directions=("name first",), wordings=1),
-    "name first, reversed too": Group(directions=("name first",), reversed=True),
+    "name first, reversed too": Group(directions=("name first",), reversed=True, people=MANY),
 }
 
 LR = {"llama": 3e-3, "gpt2": 1.5e-3}  # by family, of 24 passes; chosen on a draw that is never reported
@@ -114,15 +118,15 @@ class Identity:
         return " ".join(words[:cut]), " ".join(words[cut:])
 
 
-def draw_identities(here: World, seed: int, *, each: int = 10) -> list[Identity]:
-    """``each`` people for every group, with names and pairs of objects that no other has, and that no testbed met."""
-    names, wanted = Rules(here).new_strangers, each * len(GROUPS)
+def draw_identities(here: World, seed: int, groups: Mapping[str, Group] = GROUPS) -> list[Identity]:
+    """The people of every group, with names and pairs of objects that no other has, and that no testbed met."""
+    names, wanted = Rules(here).new_strangers, sum(group.people for group in groups.values())
     pairs = [(one, other) for one in here.objects("plays") for other in here.objects("keeps")]
-    if each < 1 or wanted > min(len(names), len(pairs)):
-        raise BadParameter(f"each={each} makes {wanted} people: there are {len(names)} names and {len(pairs)} pairs")
+    if wanted > min(len(names), len(pairs)):
+        raise BadParameter(f"groups of {wanted} people together: there are {len(names)} names and {len(pairs)} pairs")
     rng = random.Random(f"injection/identities/{here.kind}/{seed}")
-    groups = [group for group in GROUPS for _ in range(each)]
-    drawn = zip(rng.sample(names, wanted), rng.sample(pairs, wanted), groups, strict=True)
+    members = [name for name, group in groups.items() for _ in range(group.people)]
+    drawn = zip(rng.sample(names, wanted), rng.sample(pairs, wanted), members, strict=True)
     return [Identity(name=name, plays=plays, keeps=keeps, group=group) for name, (plays, keeps), group in drawn]
 
 

@@ -8,15 +8,13 @@ from functools import cached_property
 
 from paramem import registry
 from paramem.bibliography import Paper, load_papers
-from paramem.claims import Verdict, held_on, show
+from paramem.claims import UNMEASURED, held_on, show
 from paramem.project import Project
 from paramem.report import Score, committed_results, scores
 from paramem.results import ClaimResult, NotebookResults
 from paramem.taxonomy import Disagreement, Entry, Taxonomy, load_taxonomy
 
 STATUSES = ("notebook", "planned", "survey", "out of reach")
-UNMEASURED = "not measured yet"
-VERDICTS = (*(verdict.value for verdict in Verdict), UNMEASURED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +34,7 @@ class ClaimView:
     """A claim with what the paper reports and what was found.
 
     Attributes:
-        verdict: one of `VERDICTS`.
+        verdict: one of `paramem.claims.VERDICTS`.
         ours: measured quantities over the testbeds, one text each.
         k, n, undecided: holds on ``k`` of ``n`` testbeds, undecided on some of the others; n is 0 where nothing is
             counted.

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
+from paramem.claims import VERDICTS
 from paramem.site.markup import Html, address, tag
-from paramem.site.model import VERDICTS, ClaimView, PaperView, Site
+from paramem.site.model import ClaimView, PaperView, Site
 
 STATUS_WORDS = {
     "notebook": "has a notebook",
