@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from paramem import claim, load
-from paramem.evaluation.intervals import paired, span
+from paramem.evaluation.intervals import over_edits, paired
 from paramem.fusion.training import TrainSettings
 from paramem.injection.latent_paraphrases import (
     DEPARTURES,
@@ -203,7 +203,7 @@ table.pivot_table(index="arm", columns="asked", values=["exact", "logprob"], sor
 # %%
 shares = pd.DataFrame(
     [
-        {"arm": arm, "asked": asked, **span(of(table, arm, asked))._asdict()}
+        {"arm": arm, "asked": asked, **over_edits(of(table, arm, asked))._asdict()}
         for arm in ("before", *arms)
         for asked in ("told", "unseen", "old facts")
     ]

@@ -17,6 +17,7 @@
 # half a minute on one CPU core.
 
 # %%
+import math
 from collections import Counter
 
 import numpy as np
@@ -119,7 +120,7 @@ table = share_table({"stored": kept, "answered, taught": halves["taught"], "answ
 wide = table.pivot(index="corpus", columns="asked", values="mean").reindex(list(CORPORA))
 rates(
     table,
-    f"At least {wide['stored'].min():.2f} are stored; of the held-out half's questions {wide.loc['one text', 'answered, held out']:.2f} are answered from one text, "
+    f"At least {math.floor(100 * wide['stored'].min()) / 100:.2f} are stored; of the held-out half's questions {wide.loc['one text', 'answered, held out']:.2f} are answered from one text, "
     f"{wide.loc['all three', 'answered, held out']:.2f} from all three",
     rows="corpus",
     columns="asked",
