@@ -109,8 +109,8 @@ def usable_device(device: str | torch.device | None = "auto") -> torch.device:
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
         raise BadParameter(
-            f"device {device!r} cannot be used here: {str(error).splitlines()[0]}; leave it at 'auto', or name one that "
-            "torch reaches: cpu, or cuda with a GPU, its driver and a build of torch for it"
+            f"device {device!r} cannot be used here: {str(error).splitlines()[0]}; leave it at 'auto', or name one "
+            "that torch reaches: cpu, or cuda with a GPU, its driver and a build of torch for it"
         ) from error
     return place
 

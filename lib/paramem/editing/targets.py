@@ -321,7 +321,9 @@ def _optimised(lm: LM, problem: _Problem, settings: TargetSettings) -> Iterator[
     for edit in range(problem.n):
         own = losses[edit]
         yield _Found(
-            *(tuple(each[edit] for each in states) for states in (problem.before, after)), own[~own[:, 0].isnan()]
+            before=tuple(each[edit] for each in problem.before),
+            after=tuple(each[edit] for each in after),
+            losses=own[~own[:, 0].isnan()],
         )
 
 

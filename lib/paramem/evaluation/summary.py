@@ -183,8 +183,8 @@ def _parts(frame: pd.DataFrame, subgroups: bool) -> Iterator[tuple[Integers, dic
     """(row numbers, labels) for every state, protocol and group, in the table's order."""
     names = ("state", "protocol", "group")
     places: dict[tuple[str, ...], dict[str, list[int]]] = {}
-    for row, (*key, subgroup) in enumerate(zip(*(frame[name].tolist() for name in (*names, "subgroup")), strict=True)):
-        places.setdefault(tuple(map(str, key)), {}).setdefault(str(subgroup), []).append(row)
+    for row, (*of, subgroup) in enumerate(zip(*(frame[name].tolist() for name in (*names, "subgroup")), strict=True)):
+        places.setdefault(tuple(map(str, of)), {}).setdefault(str(subgroup), []).append(row)
     for key, parts in places.items():
         labels = dict(zip(names, key, strict=True))
         yield np.array(sorted(row for rows in parts.values() for row in rows)), labels | {"subgroup": "all"}
