@@ -41,7 +41,7 @@ test-unit: $(STAMP) ## unit and property tests only
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not browser and not clone" tests $(ARGS)
 
 test-notebooks: $(STAMP) ## execute the notebooks again and compare with what they store
-	TQDM_DISABLE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(NBVAL) notebooks $(ARGS)
+	TQDM_DISABLE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(NBVAL) $$($(PY) scripts/longest_first.py) $(ARGS)
 
 test-browser: $(STAMP) $(SITE_STAMP) ## JupyterLab and the site in a headless Chromium
 	$(PY) -m pytest -m browser tests/test_browser.py tests/test_site_browser.py $(ARGS)
@@ -97,6 +97,7 @@ clean: ## remove what runs, tests and tools wrote (the virtual environment stays
 	rm -rf runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache build dist
 	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -print0 | xargs -0 rm -rf
 
+# Compiled once, here: where PYTHONDONTWRITEBYTECODE is set, every kernel would compile torch and all else again (6 s).
 $(STAMP): pyproject.toml constraints.txt
 	@python=$$(test -x $(PY) && echo $(PY) || echo $(PYTHON)); \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
@@ -104,9 +105,10 @@ $(STAMP): pyproject.toml constraints.txt
 	       "Try: rm -rf $(VENV); make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	test -x $(BIN)/uv || $(PY) -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install -q --python $(PY) -e ".[$(EXTRAS)]" -c constraints.txt
+	$(BIN)/uv pip install -q --compile-bytecode --python $(PY) -e ".[$(EXTRAS)]" -c constraints.txt
+	@$(PY) -m compileall -q lib
 	@touch $@
 
 $(SITE_STAMP): $(STAMP)
-	$(BIN)/uv pip install -q --python $(PY) -e ".[site]" -c constraints.txt
+	$(BIN)/uv pip install -q --compile-bytecode --python $(PY) -e ".[site]" -c constraints.txt
 	@touch $@

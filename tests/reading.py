@@ -9,14 +9,15 @@ from functools import cache
 import torch
 from transformers import AutoModelForCausalLM
 
-from families import make_model, tokenizer
+from families import make_lm, make_model, tokenizer
 from known import FACTS
 from paramem.editing.serac_training import ScopeShape, SeracShape, train
 from paramem.editing.trained import Trained
 from paramem.facts import EditRequest, Fact
 from paramem.models import LM
 
-CONTEXT, WIDTH = 256, 64
+CONTEXT, WIDTH = 256, 48
+ROWS = 12  # in a step; nine of ten passages are then read and answered
 FORMS = ("{}. ", "Imagine that {}. ", "New Fact: {}\nPrompt: ")
 OBJECTS = {
     fact.relation: sorted({other.object for other in FACTS if other.relation == fact.relation}) for fact in FACTS
@@ -43,9 +44,9 @@ def reader(family: str, *, steps: int = 250, seed: int = 0) -> LM:
     lm = LM.of(model, tokenizer(), name=f"reading-{family}")
     rng = random.Random(seed)
     lm.model.requires_grad_(True)
-    optimiser = torch.optim.Adam(lm.model.parameters(), lr=0.003)
+    optimiser = torch.optim.Adam(lm.model.parameters(), lr=0.004)
     for _ in range(steps):
-        rows = [_row(rng) for _ in range(24)]
+        rows = [_row(rng) for _ in range(ROWS)]
         loss = -lm.score_batch(lm.encode([p for p, _ in rows], [t for _, t in rows])).mean_logprob.mean()
         optimiser.zero_grad()
         loss.backward()
@@ -81,6 +82,12 @@ SHAPE = SeracShape(hidden=32, edits=16, steps=300, embedding=GATE, cross=GATE)
 
 
 @cache
+def learned_serac() -> Trained:
+    """Both classifiers and the counterfactual model, learned from `EDITS`. They depend on the tokenizer alone, which
+    all tiny models share, so that they are learned once for all of them."""
+    return train(make_lm("gpt2"), EDITS, SHAPE)
+
+
 def serac_of(lm: LM) -> Trained:
-    """Both classifiers and the counterfactual model, learned from `EDITS`; they depend on the tokenizer alone."""
-    return train(lm, EDITS, SHAPE)
+    """What SERAC needs beside that tiny model."""
+    return learned_serac()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import http.server
 import io
 import re
+import runpy
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -496,7 +496,9 @@ def test_a_stranger_s_pull_request(
     assert parse_bib((fresh / "papers.bib").read_text()).entries[-1].key == "muller2023boxes"
 
 
-def test_the_template_of_a_notebook_runs_on_a_real_testbed(repository: Project, tmp_path: Path) -> None:
+def test_the_template_of_a_notebook_runs_on_a_real_testbed(
+    repository: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As far as an unfinished notebook can: every cell but the claim, which its taxonomy does not have here."""
     from paramem.notebook_template import notebook_source
 
@@ -504,7 +506,7 @@ def test_the_template_of_a_notebook_runs_on_a_real_testbed(repository: Project, 
     source = notebook_source(paper, "editing/boxes", "meng2022rome.early-site")
     file = tmp_path / "notebook.py"
     file.write_text(source)
-    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, cwd=repository.root)
-    assert done.returncode == 0, done.stderr
-    assert "20 facts that it completes by itself" in done.stdout
-    assert "meng2022rome.early-site" in done.stdout
+    runpy.run_path(str(file))
+    printed = capsys.readouterr().out
+    assert "20 facts that it completes by itself" in printed
+    assert "meng2022rome.early-site" in printed

@@ -213,7 +213,8 @@ def by_hand(
 
         return patch
 
-    held = [Site(severed, above) for above in range(lm.n_layers)] if severed else []
+    kinds = {None: (), "both": ("attn_out", "mlp_out")}.get(severed, (severed,))
+    held = [Site(kind, above) for kind in kinds for above in range(lm.n_layers)]  # type: ignore[arg-type]
     answer = int(clean.logits[0, -1].argmax())
     with torch.no_grad():
         low = lm.run(batch.repeat(2), patch={Site("embed", 0): noisy}, capture=held)
@@ -225,7 +226,7 @@ def by_hand(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("severed", ["mlp_out", "attn_out"])
+@pytest.mark.parametrize("severed", ["mlp_out", "attn_out", "both"])
 def test_a_severed_cell_is_what_full_forwards_with_held_modules_give(family: str, severed: str) -> None:
     lm = make_lm(family)
     found = trace(lm, PROMPT, SUBJECT, TraceSettings(samples=2, severed=severed))  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from families import FAMILIES, LAYERS, make_lm
 from paramem.arch import KINDS, Site
 from paramem.errors import BadInput
+from paramem.interventions import HiddenStatePatch
 from paramem.lm import LM
 
 PROMPTS = ["The capital of France is", "Anna", "Ann Berg was born in Lyon and"]
@@ -47,6 +50,41 @@ def test_patching_a_state_by_itself_changes_nothing(lm: LM) -> None:
     plain = lm.run(batch, capture=all_sites(lm))
     same = lm.run(batch, patch=dict.fromkeys(all_sites(lm), torch.clone))
     assert torch.equal(same.logits, plain.logits)
+
+
+@pytest.mark.parametrize("kind", ["mlp_hidden", "resid_post"])
+def test_states_are_those_of_a_whole_forward_and_nothing_above_them_is_run(lm: LM, kind: str) -> None:
+    batch, ran, site = lm.encode(["Ann was born in", "music is"]), list[int](), Site(kind, 0)
+    with ExitStack() as stack, torch.no_grad():
+        for layer, block in enumerate(lm.arch.blocks):
+            stack.callback(block.register_forward_hook(lambda *_, layer=layer: ran.append(layer)).remove)
+        whole = lm.run(batch, capture=[site]).states[site]
+        assert ran == list(range(lm.n_layers)), "the control: a whole forward runs all blocks"
+        ran.clear()
+        assert torch.equal(lm.states(batch, [site])[site], whole)
+        assert ran == [0]
+        ran.clear()
+        assert lm.states(batch, []) == {}
+        assert ran == list(range(lm.n_layers)), "without sites, whatever else is in the forward sees it end"
+    assert torch.isfinite(lm.logits(batch)).all(), "the next forward runs to its end"
+
+
+def test_tokens_behind_what_is_read_are_left_out_and_change_nothing(lm: LM) -> None:
+    batch = lm.encode(["Ann was born in", "music is"], ["Lyon", "in the company"])
+    read = torch.tensor([0, 1]), batch.prompt_lengths - 1
+    with torch.no_grad():
+        whole, short = lm.blocks(batch), lm.blocks(batch, read=read)
+        torch.testing.assert_close(short.resid_pre[-1][read], whole.resid_pre[-1][read], rtol=1e-6, atol=1e-9)
+    assert short.resid_pre[0].shape[1] == int(batch.prompt_lengths.max()) < whole.resid_pre[0].shape[1]
+    assert short.layout.last.tolist() == (batch.prompt_lengths - 1).tolist()
+
+
+def test_a_patch_that_looks_for_the_end_of_a_row_still_finds_it(lm: LM) -> None:
+    batch = lm.encode(["Ann was born in"], ["Lyon"])
+    vector = HiddenStatePatch(site=Site("resid_post", 0), vector=torch.ones(lm.d_model))
+    with vector.applied(lm) as patched:
+        blocks = patched.blocks(batch, read=(torch.tensor([0]), torch.tensor([0])))
+    assert blocks.resid_pre[0].shape[1] == batch.input_ids.shape[1]
 
 
 def test_patch_changes_only_what_comes_after_it(lm: LM) -> None:

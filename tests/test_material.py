@@ -9,7 +9,7 @@ import pytest
 
 from families import make_lm
 from paramem.errors import BadInput
-from paramem.facts import Fact
+from paramem.facts import EditRequest, Fact
 from paramem.material import (
     Part,
     edits_for,
@@ -70,9 +70,15 @@ def test_another_model_has_no_world() -> None:
         facts_for(make_lm("gpt2"))
 
 
-def test_the_two_sides_of_the_split_share_no_subject(testbed) -> None:
-    train, test = (edits_for(testbed, part=part) for part in ("train", "test"))
-    everyone = {request.subject for request in edits_for(testbed)}
+@pytest.fixture(scope="module")
+def edits_of(testbed) -> dict[str, list[EditRequest]]:
+    """All edits of each part."""
+    return {part: list(edits_for(testbed, part=part)) for part in get_args(Part)}
+
+
+def test_the_two_sides_of_the_split_share_no_subject(testbed, edits_of) -> None:
+    train, test = edits_of["train"], edits_of["test"]
+    everyone = {request.subject for request in edits_of["all"]}
     assert not {each.subject for each in train} & {each.subject for each in test}
     assert {each.subject for each in (*train, *test)} == everyone
     assert 0.5 < len(train) / (len(train) + len(test)) < 0.9
@@ -80,8 +86,8 @@ def test_the_two_sides_of_the_split_share_no_subject(testbed) -> None:
         edits_for(testbed, part="test", n=len(everyone) * 10)
 
 
-def test_validation_is_a_tenth_of_the_training_side(testbed) -> None:
-    parts = {part: {each.subject for each in edits_for(testbed, part=part)} for part in get_args(Part)}
+def test_validation_is_a_tenth_of_the_training_side(edits_of) -> None:
+    parts = {part: {each.subject for each in edits} for part, edits in edits_of.items()}
     assert parts["learn"] | parts["validation"] == parts["train"]
     assert not parts["learn"] & parts["validation"]
     assert 0.03 < len(parts["validation"]) / len(parts["train"]) < 0.2

@@ -22,6 +22,7 @@ from paramem.detection.planting import (
     plant_somewhere,
     random_site,
     recall,
+    recall_of_best,
     top_of_each_layer,
     value_change,
 )
@@ -111,7 +112,7 @@ def test_sites() -> None:
     assert layer_site(lm, 2) == [(2, i) for i in range(lm.d_mlp)]
     with pytest.raises(BadParameter, match=r"share=0\.001"):
         random_site(lm, share=0.001, generator=np.random.default_rng(0))
-    with pytest.raises(BadParameter, match="layer=3"):
+    with pytest.raises(BadParameter, match=r"layer=3.*choose one"):
         layer_site(lm, 3)
 
 
@@ -125,6 +126,16 @@ def test_recall_counts_what_is_among_the_best_of_each_layer() -> None:
     scores[0, 3] = 4.0
     assert favourite_layer(scores) == 0
     assert favourite_layer(scores.flip(0)) == 1
+
+
+def test_as_many_are_named_over_all_layers_as_were_planted() -> None:
+    scores = torch.zeros(2, 10)
+    scores[0, 3], scores[1, 4], scores[1, 5] = 3.0, 2.0, 1.0
+    assert recall_of_best(scores, [(0, 3), (1, 4)]) == 1.0
+    assert recall_of_best(scores, [(1, 4)]) == 0.0  # one is named, and the best lies in the other layer
+    assert recall(scores, [(1, 4)], share=0.1) == 1.0, "the control: one of each layer is twice as many as were planted"
+    with pytest.raises(BadParameter, match="empty"):
+        recall_of_best(scores, [])
 
 
 def test_chance_is_the_recall_of_random_scores() -> None:

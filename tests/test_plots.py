@@ -41,6 +41,19 @@ def test_rates_draw_every_interval_inside_the_axis() -> None:
     assert len(axis.containers) == 2
 
 
+def test_rates_fit_small_values_and_name_one_kind_in_no_legend() -> None:
+    table = pd.DataFrame({"edit": ["a", "b"], "metric": ["x"] * 2, "mean": [0.02, 0.1], "low": [0.0, 0.05]})
+    table = table.assign(high=table["mean"] + 0.04)
+    figure = plots.rates(table, "title", rows="metric", columns="edit", fit=True)
+    low, high = figure.axes[0].get_xlim()
+    assert low < 0.0
+    assert 0.14 < high < 0.2
+    assert len(figure.legends) == 1
+    alone = plots.rates(table, "title", rows="edit", columns="metric")
+    assert alone.axes[0].get_xlim() == (-0.03, 1.03), "the control: without fit shares lie between 0 and 1"
+    assert not alone.legends
+
+
 def test_losses_of_zero_leave_a_gap_and_not_a_plunge() -> None:
     (axis,) = plots.loss_curves({"kl": [0.0, 0.1, 0.2]}, "title").axes
     assert np.isnan(axis.lines[0].get_ydata()[0])

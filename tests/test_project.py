@@ -178,6 +178,25 @@ def test_pre_commit_and_make_check_run_the_same_tools() -> None:
         assert f"$(BIN)/{tool}" in recipe
 
 
+def test_notebooks_are_executed_again_longest_first(tmp_path: Path) -> None:
+    """Else two workers wait for one; xdist's own order, by number of cells, has to be off for it."""
+    from runpy import run_path
+
+    longest_first = run_path(str(ROOT / "scripts/longest_first.py"))["longest_first"]
+    shown = {path.relative_to(ROOT).as_posix() for path in tracked() if path.suffix == ".ipynb"}
+    assert shown <= set(longest_first(ROOT))
+    for name, seconds in {"a/short": 5, "b/long": 90, "middle": 40}.items():
+        for folder, suffix in (("notebooks", "ipynb"), ("results", "json")):
+            path = tmp_path / folder / f"{name}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"seconds": {"default": seconds, "other": 100 - seconds}}))
+    (tmp_path / "notebooks/index.ipynb").write_text("{}")
+    assert longest_first(tmp_path) == [f"notebooks/{name}.ipynb" for name in ("b/long", "middle", "a/short", "index")]
+    recipe = (ROOT / "Makefile").read_text().split("\ntest-notebooks:")[1].split("\n\n")[0]
+    assert "--no-loadscope-reorder" in recipe
+    assert "scripts/longest_first.py" in recipe
+
+
 def test_every_make_target_that_texts_name_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     for name in ("README.md", "CONTRIBUTING.md", ".ci/run", ".github/workflows/ci.yml", "docs/decisions.md"):

@@ -251,6 +251,17 @@ def test_skipping_keeps_the_good_records_and_names_the_bad_ones(tmp_path: Path) 
     assert "alt" in reading.describe()
 
 
+def test_a_missing_field_is_named_with_the_format_that_wants_it(tmp_path: Path) -> None:
+    whole = {"subject": "Ann", "prompt": "Ann was born in", "target_new": "Lyon"}
+    assert read(saved(tmp_path, [whole])).format == "wikidata_recent", "the control: nothing is missing"
+    short = {key: value for key, value in whole.items() if key != "target_new"}
+    with pytest.raises(BadRecord, match=r"it could be wikidata_recent without target_new, or .*Add what is missing"):
+        read(saved(tmp_path, [short]))
+    with pytest.raises(BadRecord) as other:
+        read(saved(tmp_path, [{"colour": "red"}]))
+    assert "could be" not in str(other.value), "a record that shares no field is near to nothing"
+
+
 def test_records_that_fit_two_formats_must_be_named(tmp_path: Path) -> None:
     both = raw("zsre")[0] | raw("wikibio")[0]
     with pytest.raises(BadRecord, match=r"more than one format.*zsre, wikibio"):

@@ -235,6 +235,8 @@ def test_bad_input(C: torch.Tensor) -> None:
         RomeSettings(layer=2, contexts=("I say {}",))
     with pytest.raises(BadInput, match="singular"):
         rome(lm, request(0), RomeSettings(layer=2), torch.zeros_like(C))
+    with pytest.raises(BadParameter, match=r"layer=9: .* has layers 0 to 5; choose one"):
+        second_moment(lm, 9, ["a"])
     with pytest.raises(BadInput, match="no texts"):
         second_moment(lm, 2, [])
 

@@ -32,6 +32,7 @@ HEAD = """\
     # ---
 
 """
+WORKS = HEAD + "    # %%\n    1 + 1\n"
 FAILS = HEAD + "    # %%\n    1 / 0\n"
 SLEEPS = HEAD + "    # %%\n    import time\n    time.sleep(600)\n"
 # kills its own kernel at the first try and finishes at the second, which a file tells apart
@@ -308,8 +309,8 @@ def test_hidden_devices_count_for_nothing(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_goes_wrong_around_one_run_fails_that_run_alone(demo: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    put_notebook(demo, HEAD + "    # %%\n    1 + 1\n", "a-bad")
-    put_notebook(demo, HEAD + "    # %%\n    1 + 1\n", "b-good")
+    put_notebook(demo, WORKS, "a-bad")
+    put_notebook(demo, WORKS, "b-good")
     clear = runner._clear
 
     def full_disk(folder: Path) -> None:
@@ -338,9 +339,8 @@ def test_an_error_while_a_child_runs_takes_the_child_down(demo: Project, monkeyp
     assert not [child for child in psutil.Process().children(recursive=True) if "worker" in " ".join(child.cmdline())]
 
 
-def test_two_batches_cannot_share_a_folder(demo: Project) -> None:
-    put_notebook(demo, HEAD + "    # %%\n    1 + 1\n", "good")
-    runs, out = plan(Request(), demo), demo.root / "runs"
+def test_two_batches_cannot_share_a_folder(demo: Project, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
     out.mkdir()
     code = "import sys, pathlib; from paramem.runner import _alone\n"
     code += "with _alone(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
@@ -349,10 +349,10 @@ def test_two_batches_cannot_share_a_folder(demo: Project) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(Unwritable, match=rf"in use by another paramem run, process {other.pid}\..*--out"):
-            execute(runs, demo, out)
-        assert execute(runs, demo, demo.root / "elsewhere", timeout=60).finished[0].done
+            execute([], demo, out)
+        execute([], demo, tmp_path / "elsewhere")
         other.kill()
-    assert execute(runs, demo, out, timeout=60).finished[0].done, "the control: the lock went with its process"
+    execute([], demo, out)  # the control: the lock went with its process
 
 
 def test_an_unwritable_folder_stops_before_any_work(demo: Project) -> None:
@@ -372,7 +372,7 @@ def test_what_is_not_a_notebook_is_said_so(demo: Project) -> None:
 
 
 def test_ctrl_c_keeps_what_is_finished_and_kills_the_rest(demo: Project) -> None:
-    put_notebook(demo, DEMO, "a-good")
+    put_notebook(demo, WORKS, "a-good")
     put_notebook(demo, SLEEPS, "b-sleeps")
     command = [sys.executable, "-m", "paramem", "run", "--out", "runs"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -408,16 +408,16 @@ def test_a_forced_run_that_is_cut_off_leaves_the_old_result(executed: Project, m
     assert cached(run, folder) is not None
 
 
-def test_a_second_batch_repeats_nothing(executed: Project) -> None:
-    put_notebook(executed)
-    runs = plan(Request(), executed)
-    out = executed.root / "runs"
-    first = execute(runs, executed, out, timeout=60)
+def test_a_second_batch_repeats_nothing(batch: tuple[Project, Path, dict[str, Finished]]) -> None:
+    project, out, finished = batch
+    runs = [run for run in plan(Request(), project) if run.notebook in ("good", "dies-once")]
     started = time.monotonic()
-    second = execute(runs, executed, out, timeout=60)
-    assert [each.status for each in (*first.finished, *second.finished)] == ["ok", "cached"]
+    second = execute(runs, project, out, timeout=60)
+    assert [each.status for each in second.finished] == ["cached", "cached"]
     assert time.monotonic() - started < 1
-    assert second.finished[0].outcomes == first.finished[0].outcomes
+    assert {each.run.notebook: each.outcomes for each in second.finished} == {
+        name: finished[name].outcomes for name in ("good", "dies-once")
+    }
 
 
 def test_batches_hold_runs_not_their_values() -> None:

@@ -227,6 +227,25 @@ def test_what_does_not_fit_is_refused() -> None:
         pass
 
 
+def test_edits_of_one_memory_network_share_the_small_model_and_no_others_do() -> None:
+    lm, one, other = knowing("gpt2"), edit(), edit(threshold=0.9)
+    found = []
+    for each in (one, other, replace(one, tensors={name: tensor.clone() for name, tensor in one.tensors.items()})):
+        with each.applied(lm) as edited:
+            [mix] = edited.mixes
+            found.append(mix.models[0].model)
+    assert found[0] is found[1]
+    assert found[2] is not found[1], "the control: other tensors, and be they equal, are another model"
+    name = f"model/{TOKENS}"
+    tensors = {key: tensor.clone() for key, tensor in one.tensors.items()}
+    changed = replace(one, tensors=tensors)
+    with changed.applied(lm) as edited:
+        before = edited.mixes[0].models[0].model
+    tensors[next(key for key in tensors if key.startswith("model/") and key != name)].mul_(2.0)
+    with changed.applied(lm) as edited:
+        assert edited.mixes[0].models[0].model is not before, "a tensor that was written to is another one"
+
+
 def test_it_survives_the_disk(tmp_path: Path) -> None:
     routed, lm = edit(), knowing("gpt2")
     again = load_intervention(routed.save(tmp_path / "edit"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 
 from edits import always, nothing, request
 from families import make_lm
 from known import FACTS, knowing
+from paramem.detection import thesis as thesis_module
 from paramem.detection.knowledge_neurons import Item, ask_items
 from paramem.detection.neurons import NeuronPatch, answer_logits
 from paramem.detection.thesis import (
@@ -79,6 +81,19 @@ def test_facts_and_controls_stand_side_by_side() -> None:
     assert not torch.allclose(torch.tensor(table["drop"]), torch.tensor(table["drop_random"]))
     with pytest.raises(BadInput, match="does not answer"):
         thesis(lm, [FACTS[0].model_copy(update={"object": "music"})])
+
+
+def test_flips_are_counted_where_the_probability_was_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = knowing("llama")
+    items = [Item(fact.id, "fact", (fact.prompt,) * 2, fact.object) for fact in FACTS[:3]]
+    after, flipped = [0.4, 0.6, 0.5, 0.2, 0.6, 0.9], [False, True, False, True, True, True]
+    rows = pd.DataFrame({"before": 1.0, "after": after, "flipped": flipped})
+    monkeypatch.setattr(thesis_module, "suppressed", lambda *args, **kwargs: rows.copy())
+    table = compared(lm, "fact", items)
+    assert table["halved"].tolist() == [0.5, 1.0, 0.0]
+    assert table["flipped_where_halved"].iloc[:2].tolist() == [0.0, 0.5]
+    assert table["flipped_where_halved"].isna().tolist() == [False, False, True]
+    assert table["flipped"].tolist() == [0.5, 0.5, 1.0], "the control: flips of small falls count here alone"
 
 
 def test_grammar_is_treated_as_facts_are() -> None:

@@ -10,7 +10,7 @@ Hooks come off when the context is left, also by an exception.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -88,6 +88,29 @@ def hooked(
             visit = _visitor(site, patches.get(site), states if site in wanted else None)
             stack.callback(attach(point, visit, reads_only=site not in patches).remove)
         yield states
+
+
+class _Enough(Exception):
+    """All states that were asked for have been seen."""
+
+
+@contextmanager
+def ending_behind(arch: Architecture, sites: Iterable[Site]) -> Iterator[None]:
+    """A forward run inside ends behind the block of the highest of these sites; without sites it runs to its end.
+
+    What is left out has no result: the context is left where the forward ends.
+    """
+
+    def end(module: nn.Module, args: Any) -> None:
+        raise _Enough
+
+    above = max((site.layer for site in sites), default=arch.n_layers) + 1
+    with ExitStack() as stack:
+        for block in arch.blocks[above : above + 1]:
+            # In front of other hooks: nothing of the blocks left out takes effect.
+            stack.callback(block.register_forward_pre_hook(end, prepend=True).remove)
+        with suppress(_Enough):
+            yield
 
 
 def attach(point: HookPoint, visit: Callable[[Tensor], Tensor | None], *, reads_only: bool = False) -> RemovableHandle:

@@ -225,8 +225,9 @@ class LM:
         return Run(logits=logits, states=states)
 
     def states(self, batch: Batch, sites: Iterable[Site]) -> dict[Site, Tensor]:
-        """The states at `sites` in one forward that leaves out the head."""
-        with self.hooked(capture=sites) as states:
+        """The states at `sites` in one forward that ends with the block in which the last of them is."""
+        wanted = set(sites)
+        with self.hooked(capture=wanted) as states, hooks.ending_behind(self.arch, wanted):
             self._final(batch)
         return states
 
@@ -242,8 +243,15 @@ class LM:
         """Capture and patch sites in whatever runs inside the context; see `paramem.hooks.hooked`."""
         return hooks.hooked(self.arch, capture=capture, patch=patch)
 
-    def blocks(self, batch: Batch) -> Blocks:
-        """One plain forward that records how each block is called, so that any stretch of blocks can be run again."""
+    def blocks(self, batch: Batch, *, read: tuple[Tensor, Tensor] | None = None) -> Blocks:
+        """One plain forward that records how each block is called, so that any stretch of blocks can be run again.
+
+        read: (rows, columns) of all places that will be read. What comes after them is left out, unless patches are
+        around the model: these may look for the end of a row.
+        """
+        if read is not None and not self.patches:
+            rows, columns = read
+            batch = batch.cut(torch.ones_like(batch.lengths).scatter_reduce(0, rows, columns + 1, "amax"))
         return hooks.record_blocks(self.arch, TokenLayout.of(batch), lambda: self._final(batch))
 
     @contextmanager

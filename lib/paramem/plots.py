@@ -92,9 +92,12 @@ def effect_curves(tables: dict[str, pd.DataFrame], title: str, *, roles: Sequenc
     return figure
 
 
-def rates(table: pd.DataFrame, title: str, *, rows: str, columns: str, xlabel: str = "share of probes") -> Figure:
+def rates(
+    table: pd.DataFrame, title: str, *, rows: str, columns: str, xlabel: str = "share of probes", fit: bool = False
+) -> Figure:
     """Shares with 95 % intervals (columns ``mean``, ``low``, ``high``): one line of points a row, one marker a
-    column."""
+    column, a legend where there are several. The axis goes from 0 to 1; ``fit``: as far as the intervals do, and to 0.
+    """
     names, kinds = list(dict.fromkeys(table[rows])), list(dict.fromkeys(table[columns]))
     figure, (axis,) = _figure(1, 7.2, 0.62 * len(names) + 1.3)
     offsets = np.linspace(-0.25, 0.25, len(kinds)) if len(kinds) > 1 else np.zeros(1)
@@ -105,7 +108,12 @@ def rates(table: pd.DataFrame, title: str, *, rows: str, columns: str, xlabel: s
         y = np.arange(len(names)) + offset
         axis.errorbar(part["mean"], y, xerr=spread, fmt=marker, color=colour, markersize=5, capsize=2, label=str(kind))
     _rate_axis(axis, names, xlabel)
-    figure.legend(loc="outside right center", title=columns, alignment="left", frameon=False)
+    if fit:
+        low, high = min(0.0, float(table["low"].min())), max(0.0, float(table["high"].max()))
+        margin = 0.03 * (high - low) or 0.03
+        axis.set_xlim(low - margin, high + margin)
+    if len(kinds) > 1:
+        figure.legend(loc="outside right center", title=columns, alignment="left", frameon=False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
     return figure
 

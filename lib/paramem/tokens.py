@@ -76,6 +76,17 @@ class Batch:
             targets=None if self.targets is None else tuple(self.targets[row] for row in chosen),
         )
 
+    def cut(self, lengths: Tensor) -> Batch:
+        """At most the first so many tokens of each row; what is cut off has no text any more."""
+        return replace(
+            self,
+            input_ids=self.input_ids[:, : int(lengths.max())],
+            prompt_lengths=self.prompt_lengths.minimum(lengths),
+            lengths=self.lengths.minimum(lengths),
+            prompts=(),
+            targets=None,
+        )
+
     @classmethod
     def join(cls, batches: Sequence[Batch]) -> Batch:
         """Rows of several batches as one, padded to the widest; rows of a batch without targets have none."""

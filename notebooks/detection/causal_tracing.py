@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Causal tracing: which hidden states carry a fact?
 #
-# *A few states suffice to bring a lost fact back: those at the subject's last token, early, and those at the prompt's last
-# token, late; what the early ones carry passes through MLPs.* [Meng et al. 2022](https://arxiv.org/abs/2202.05262)
-# (`meng2022rome`), section 2 and appendix B. Runs in under a minute on one CPU core.
+# *Meng et al. report that a few states suffice to bring a lost fact back: those at the subject's last token, early, and those at the
+# prompt's last token, late; and that what the early ones carry passes through MLPs. Which of this holds in models of six layers?*
+# [Meng et al. 2022](https://arxiv.org/abs/2202.05262) (`meng2022rome`), section 2 and appendix B. Runs in under a minute on one CPU core.
 
 # %%
 import warnings
@@ -428,17 +428,40 @@ for topic, departure in method("causal-tracing").departures().items():
 #
 # ## Exercises
 #
-# 1. Set `window = 3` and run all. Do the two sites move closer together or further apart? Predict, then look.
+# 1. Set `window = 3` and run all. The layer where MLPs bring most back at the subject's last token, and the one where attention
+#    does at the prompt's last token: do they move "closer" together, "further" apart, or stay "as far"? Predict, then look.
 # 2. Corrupt the relation instead of the subject: `TraceSettings(corrupted="relation")`. Where, before the last token, is the
-#    best state now? The checker below compares the token and layer that you name with the traced ones.
-# 3. Sever both MLPs and attention in your head: what is left of a state's effect at the subject's last token, and why?
+#    best state of `fact` now? The checker compares the token and layer that you name with the traced ones.
+# 3. Sever both MLPs and attention (`TraceSettings(severed="both")`). What share of the effect of the first layer's state at
+#    the subject's last token is left? Predict first: nothing can be added at this token any more, so who reads what was
+#    restored? The checker allows 0.1.
 
 
 # %%
-def check(prompt, subject, token, layer):
-    effect = trace(lm, prompt, subject, TraceSettings(corrupted="relation")).indirect_effect[:-1]
-    best = divmod(int(effect.argmax()), lm.n_layers)
-    return "right" if best == (token, layer) else "not there: look at trace(...).frame() once more"
+def layers_apart(width):
+    """Layers from the best of the MLPs at the subject's last token to the best of attention at the prompt's last."""
+    both = {
+        "subject last": TraceSettings(site="mlp_out", window=width),
+        "last": TraceSettings(site="attn_out", window=width),
+    }
+    best = [
+        role_effects(trace_facts(lm, few, kind, noise_level=level), role).mean(0).argmax()
+        for role, kind in both.items()
+    ]
+    return int(best[1] - best[0])
 
 
-check(fact.prompt, fact.subject, token=0, layer=0)
+def check(exercise, answer, of=fact):
+    if exercise == 1:
+        moved = ("as far", "further", "closer")[np.sign(layers_apart(3) - layers_apart(1))]
+        return "right" if answer == moved else "look again: where is each curve highest?"
+    if exercise == 2:
+        effect = trace(lm, of.prompt, of.subject, TraceSettings(corrupted="relation")).indirect_effect[:-1]
+        best = divmod(int(effect.argmax()), lm.n_layers)
+        return "right" if answer == best else "not there: look at trace(...).frame() once more"
+    bare = role_effects(trace_facts(lm, few, TraceSettings(severed="both"), noise_level=level), "subject last")
+    share = bare[:, 0].mean() / lowest["nothing severed"]
+    return "right" if abs(answer - share) < 0.1 else "no: attention of later tokens reads the state itself"
+
+
+check(2, (0, 0))

@@ -259,8 +259,8 @@ claim(
 # ## Composition and refinement
 #
 # A layer's own top token against the top tokens of its memories, each taken with its coefficient at this prefix: a memory whose
-# coefficient is negative says the token that its value points away from. By chance, the layer's token is one that no memory says
-# as often as the memories leave tokens of the vocabulary out. Then the residual stream through the lens.
+# coefficient is negative says the token that its value points away from. By chance the layer's top token would be said by no memory
+# with the probability that a random token of the vocabulary is said by none. Then the residual stream through the lens.
 
 # %%
 numbers = torch.randperm(len(prefixes), generator=draw)[:1000]

@@ -9,10 +9,10 @@
 # %% [markdown]
 # # Knowledge neurons, and the thesis put to the test
 #
-# *A handful of feed-forward neurons express a fact: suppress them and it fades, rewrite their value slots and it changes.*
-# [Dai et al. 2022](https://arxiv.org/abs/2104.08696) (`dai2021neurons`). *These neurons are no knowledge: grammar has them too,
-# and what the model says seldom changes.* [Niu et al. 2024](https://arxiv.org/abs/2405.02421) (`niu2024thesis`). Both claims, in
-# one world. Runs in under a minute on one CPU core.
+# *Dai et al. report that a handful of feed-forward neurons express a fact: suppress them and it fades, rewrite their value slots
+# and it changes.* [Dai et al. 2022](https://arxiv.org/abs/2104.08696) (`dai2021neurons`). *Niu et al. answer that these neurons are
+# no knowledge: grammar has them too, and what the model says seldom changes.* [Niu et al. 2024](https://arxiv.org/abs/2405.02421)
+# (`niu2024thesis`). Both claims, in one world. Runs in under a minute on one CPU core.
 
 # %%
 import numpy as np
@@ -155,7 +155,8 @@ for name, scale in {"suppressed": 0.0, "as they are": 1.0, "doubled": 2.0}.items
 #
 # ## All facts
 #
-# One p for each relation, moved in steps of 5 % until its facts keep two to five neurons in the mean.
+# One p for each relation, moved in steps of 5 % until its facts keep two to five neurons in the mean; where no step does, the last one
+# before it would turn back is taken. So the mean over all relations may lie outside two to five.
 
 # %%
 items = [item_of(fact) for fact in facts]
@@ -399,7 +400,8 @@ for article in ("el", "la"):
 # %% [markdown]
 # **Edits.** Both kinds, made one at a time: ROME's, and slot updates of the fact's own knowledge neurons. Do they reach the
 # inverse of the edited statement, and the same statement about the subject's other name? What counts is what an edit does that
-# works on its own prompt. A positive control for the inverse: ROME told both directions, as two edits that are added.
+# works on its own prompt. Here every token of the answer has to be right; above, where slots were rewritten, only the first, so that
+# fewer slot updates count as working. A positive control for the inverse: ROME told both directions, as two edits that are added.
 
 # %%
 requests = {request.id: request for request in edits_for(lm, edits) if "logical" in request.portability}

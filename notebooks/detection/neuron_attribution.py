@@ -108,7 +108,8 @@ print(f"{len(rankings)} rankings of {total} neurons for each of {len(facts)} fac
 # ## Deletion
 #
 # As in the paper, the first $k$ neurons of a ranking are set to zero at every token, and the better ranking is the one that
-# costs the answer more.
+# costs the answer more. In a GPT-2 the paper's coefficient, a size, and the plain activation, which has a sign, name the same first
+# neurons, because GELU's negative values are small: two rows are equal. In a gated layer (Llama) they need not be.
 
 # %%
 ks = [1, 10, round(total / 100), 100]

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Agreement under the tests of facts
 #
-# *What finds and edits the neurons of facts finds and edits those of grammatical agreement too, so it is no sign of knowledge.*
-# [Niu et al. 2024](https://arxiv.org/abs/2405.02421) (`niu2024thesis`). Facts, and verbs and demonstratives that agree with a
+# *What finds and edits the neurons of facts finds and edits those of grammatical agreement too, report Niu et al., so it is no sign
+# of knowledge.* [Niu et al. 2024](https://arxiv.org/abs/2405.02421) (`niu2024thesis`). Facts, and verbs and demonstratives that agree with a
 # noun, side by side. Runs in under a minute on one CPU core.
 
 # %%

@@ -12,7 +12,7 @@
 # *Editors that write a fact well differ in what follows from it, in what they disturb, and in what the numbers are taken to mean.*
 # [Zhang et al. 2024](https://arxiv.org/abs/2401.01286) (`zhang2024knowedit`), section 4: edit success, portability, locality and
 # fluency of the registered editors on insertion, question answering, hallucination, counterfact, sentiment and sanitation. The default
-# profile takes about two minutes on one CPU core.
+# profile takes a little over a minute on one CPU core.
 
 # %%
 import pandas as pd

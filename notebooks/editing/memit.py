@@ -12,7 +12,7 @@
 # *Write a batch of facts by solving one small linear system per layer; what the methods disagree on is one number and one
 # projection.* [Meng et al. 2023](https://arxiv.org/abs/2210.07229) (`meng2022memit`),
 # [Gupta et al. 2024](https://arxiv.org/abs/2403.14236) (`gupta2024emmet`), [Li et al. 2024](https://arxiv.org/abs/2308.08742)
-# (`li2023pmet`), [Fang et al. 2025](https://arxiv.org/abs/2410.02355) (`fang2024alphaedit`). Runs in about a minute on one CPU
+# (`li2023pmet`), [Fang et al. 2025](https://arxiv.org/abs/2410.02355) (`fang2024alphaedit`). Runs in less than a minute on one CPU
 # core (default profile).
 
 # %%

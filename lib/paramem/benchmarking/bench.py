@@ -25,8 +25,10 @@ from paramem.benchmarking.configurations import configuration_of
 from paramem.benchmarking.costs import Cost, Meter
 from paramem.benchmarking.stories import fluency_rows, stories
 from paramem.benchmarking.tasks import TASKS, Measure, Protocol
+from paramem.editing.sharing import sharing
 from paramem.errors import BadInput, BadParameter, ParamemError, PromptTooLong
-from paramem.evaluation import Baseline, Fluency, Metric, Summary, baseline, compare, evaluate, summarise
+from paramem.evaluation import Baseline, Fluency, Metric, Summary, baseline, compare, summarise
+from paramem.evaluation.evaluate import evaluate_together
 from paramem.evaluation.knowedit import knowedit_columns
 from paramem.evaluation.summary import STATISTICS
 from paramem.facts import EditRequest, Fact
@@ -91,6 +93,18 @@ class Bench:
         }
 
     @cached_property
+    def _means(self) -> dict[tuple[str, str, Measure], pd.Series]:
+        return {}
+
+    def means(self, editor: str, task: str, measure: Measure) -> pd.Series:
+        """What the edited models score, the mean over the probes of every edit that has some, by request."""
+        if (editor, task, measure) not in self._means:
+            rows = self.after[editor, task].get((measure.protocol, measure.group), self.frames[editor, task].iloc[:0])
+            rows = rows if measure.subgroup == "all" else rows[rows["subgroup"].eq(measure.subgroup)]
+            self._means[editor, task, measure] = rows.groupby("request", sort=True)[measure.column].mean().dropna()
+        return self._means[editor, task, measure]
+
+    @cached_property
     def metrics(self) -> Mapping[tuple[str, str, str, Measure], Metric]:
         """(editor, task, state, measure) -> number with interval and passport."""
         found = {}
@@ -147,6 +161,7 @@ def editors(names: str = "all") -> tuple[Method, ...]:
     return tuple(known[name] for name in dict.fromkeys(wanted))
 
 
+@sharing()
 def benchmark(
     lm: LM,
     tasks: Tasks,
@@ -157,7 +172,10 @@ def benchmark(
     fluency: Fluency | None = SHORT,
     batch_size: int | None = None,
 ) -> Bench:
-    """Run every editor on every task. layer: the traced one, see `configurations`. fluency: None to leave it out."""
+    """Run every editor on every task. layer: the traced one, see `configurations`. fluency: None to leave it out.
+
+    Target states that several editors look for are found once, and charged to each of them (`Meter`).
+    """
     if not tasks or not chosen:
         raise BadInput("nothing to run: benchmark(lm, tasks_for(lm, ...), editors(...)) needs both")
     grounds = {task: _Ground.of(lm, requests, fluency, batch_size) for task, requests in tasks.items()}
@@ -206,20 +224,22 @@ class _Run:
         run = cls(meter=Meter(device=lm.device), made={}, frames={}, refused={}, missing={}, unasked={})
         with run.meter.running():
             found = _made(lm, method, tasks, layer, materials)
+        asked: dict[str, _Asked] = {}
         for task, requests in tasks.items():
             failed = {one.id: each for one, each in zip(requests, found[task], strict=True) if isinstance(each, str)}
             if len(failed) == len(requests):
                 run.refused[task] = next(iter(failed.values()))
                 continue
             edits = [WeightDelta({}) if isinstance(each, str) else each for each in found[task]]
-            try:
-                run.frames[task] = evaluate(lm, requests, edits, before=grounds[task].before, name=method.name)
-            except PromptTooLong as error:
-                run.unasked[task] = str(error)
-                continue
-            run.made[task] = edits
+            asked[task] = requests, edits, grounds[task].before
             if failed:
                 run.missing[task] = failed
+        for task, answer in _answers(lm, asked, method.name).items():
+            if isinstance(answer, str):
+                run.unasked[task] = answer
+                run.missing.pop(task, None)
+            else:
+                run.frames[task], run.made[task] = answer, asked[task][1]
         return run
 
     def with_texts(
@@ -235,6 +255,20 @@ class _Run:
             own = {request.id for request in tasks[task]}
             rows = fluency_rows([story for story in told if story.request.id in own], "after")
             yield task, _with_rows(frame, [*grounds[task].told, *rows], fluency.seed)
+
+
+_Asked = tuple[Sequence[EditRequest], "list[Intervention]", Baseline]
+
+
+def _answers(lm: LM, asked: Mapping[str, _Asked], name: str) -> dict[str, pd.DataFrame | str]:
+    """The table of every task, in forwards that all share; where a prompt is too long, task by task, with the reason in
+    the place of its table."""
+    try:
+        return dict(zip(asked, evaluate_together(lm, list(asked.values()), name=name), strict=True))
+    except PromptTooLong as error:
+        if len(asked) == 1:
+            return dict.fromkeys(asked, str(error))
+        return {task: _answers(lm, {task: each}, name)[task] for task, each in asked.items()}
 
 
 def _made(

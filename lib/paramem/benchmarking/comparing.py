@@ -35,10 +35,7 @@ def per_edit(bench: Bench, editor: str, tasks: Sequence[str], name: str, protoco
     for task in tasks:
         if (editor, task) not in bench.frames:
             raise BadInput(f"{editor} was not run on {task}: {bench.refused.get((editor, task), 'no such edits')}")
-        m = measure_of(task, name, protocol)
-        rows = bench.after[editor, task].get((m.protocol, m.group), bench.frames[editor, task].iloc[:0])
-        rows = rows if m.subgroup == "all" else rows[rows["subgroup"].eq(m.subgroup)]
-        found.append(rows.groupby("request", sort=True)[m.column].mean().dropna())
+        found.append(bench.means(editor, task, measure_of(task, name, protocol)))
     return pd.Series(pd.concat(found), dtype=np.float64)
 
 

@@ -1,13 +1,13 @@
 """What edits cost: seconds, peak memory, numbers of the model that change, numbers that are stored.
 
 Seconds and memory belong to a machine and a moment, the numbers do not. Seconds are CPU seconds of this process, which
-other processes do not disturb, or wall seconds where an accelerator works.
+other processes do not disturb, or wall seconds where an accelerator works. An editor that found states there already
+(`paramem.editing.sharing`) is charged with what finding them took, in seconds and in memory, as if it had been alone.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from paramem.editing.sharing import clock_of, current
 from paramem.interventions import Composed, Intervention, WeightDelta
 
 if TYPE_CHECKING:
@@ -47,15 +48,16 @@ class Meter:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        clock = time.perf_counter if self.device.type == "cuda" else time.process_time
+        clock, shared = clock_of(self.device), current()
+        spared, known = len(shared.spared), set(shared.kept)
         held, start = _reset_peak(self.device), clock()
         try:
             yield
         finally:
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            self.seconds += clock() - start
-            self.peaks.append(_peak(self.device) - held)
+            self.seconds += clock() - start + sum(seconds for _, seconds in shared.spared[spared:])
+            peak = _peak(self.device) - held
+            self.peaks += [peak, *(shared.peaks[asked] for asked, _ in shared.spared[spared:] if asked in shared.peaks)]
+            shared.peaks |= dict.fromkeys(shared.kept.keys() - known, peak)
 
     def cost(self, lm: LM, edits: Sequence[Intervention]) -> Cost:
         """The cost of all edits that were made while this ran."""

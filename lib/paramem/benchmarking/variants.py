@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from paramem.benchmarking.bench import Bench, Materials
 from paramem.benchmarking.configurations import configuration_of
 from paramem.benchmarking.tasks import task_of
+from paramem.editing.sharing import sharing
 from paramem.errors import ParamemError
 from paramem.evaluation import baseline, evaluate
 from paramem.evaluation.knowedit import knowedit_columns
@@ -45,6 +46,7 @@ def beside(bench: Bench, others: Bench) -> Bench:
     return Bench(frames=frames, costs=others.costs, refused=others.refused)
 
 
+@sharing()
 def together(
     lm: LM, requests: Sequence[EditRequest], chosen: Sequence[Method], *, layer: int, materials: Materials
 ) -> Bench:

@@ -240,8 +240,7 @@ def record_runs(lm: LM, batch: Batch, noised: tuple[int, ...], settings: TraceSe
         blocks = lm.blocks(batch)
     draws = torch.from_numpy(subject_noise(len(noised), lm.d_model, settings)).to(blocks.resid_pre[0])
     corrupted = [corrupt(blocks.resid_pre[0], noised, noise_level * draws)]
-    kept = "mlp_out" if settings.site == "mlp_out" else settings.severed
-    with lm.hooked(capture=[Site(kept, layer) for layer in range(lm.n_layers)] if kept else []) as held:
+    with lm.hooked(capture=[Site(kind, layer) for kind in settings.held for layer in range(lm.n_layers)]) as held:
         for layer in range(lm.n_layers):
             corrupted.append(blocks.forward(corrupted[-1], layer, layer + 1))
     return Runs(

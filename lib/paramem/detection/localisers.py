@@ -58,7 +58,8 @@ DEPARTURES = {
     ),
     "a tenth of a percent": (
         "0.1 % of the neurons, drawn anew for every sequence; as many are named in each layer",
-        "three neurons of a testbed, drawn again where they cannot hold the fact; one of each layer is named",
+        "two or three neurons of a testbed, drawn again where they cannot hold the fact; one of each layer is named, "
+        "and where shares are compared as many as were planted, over all layers",
         "layers of a few hundred neurons have no tenth of a percent",
     ),
 }

@@ -60,7 +60,7 @@ def random_site(lm: LM, *, share: float, generator: np.random.Generator) -> list
 def layer_site(lm: LM, layer: int) -> list[Neuron]:
     """Every neuron of one layer. Raises BadParameter."""
     if not 0 <= layer < lm.n_layers:
-        raise BadParameter(f"layer={layer}: {lm.name} has layers 0 to {lm.n_layers - 1}")
+        raise BadParameter(f"layer={layer}: {lm.name} has layers 0 to {lm.n_layers - 1}; choose one of these.")
     return [(layer, i) for i in range(lm.d_mlp)]
 
 
@@ -130,6 +130,17 @@ def recall(scores: Tensor, truth: Iterable[Neuron], *, share: float) -> float:
     """|truth and prediction| / |truth|, where ``share`` of the neurons of each layer is predicted (section 3.1)."""
     wanted = set(truth)
     return len(wanted & set(top_of_each_layer(scores, share))) / len(wanted)
+
+
+def recall_of_best(scores: Tensor, truth: Iterable[Neuron]) -> float:
+    """|truth and prediction| / |truth|, where the best neurons of all layers are predicted, as many as are in truth.
+
+    The numbers named and planted are equal then, however few they are. Raises BadParameter for an empty truth.
+    """
+    wanted = set(truth)
+    if not wanted:
+        raise BadParameter("truth is empty: there is nothing to find; give the neurons that were planted")
+    return len(wanted & set(top_neurons(scores, len(wanted)))) / len(wanted)
 
 
 def chance(lm: LM, *, share: float) -> float:

@@ -136,8 +136,9 @@ def suppressed(
 
 def thesis(lm: LM, facts: Sequence[Fact], settings: ThesisSettings | None = None) -> pd.DataFrame:
     """Facts and grammatical choices side by side, one row each: kind ("fact" or "government"), item, neurons (how
-    many), before, after, flipped, drop and drop_random (suppressing as many random neurons of the same layers), all
-    means over the item's prompts, and concentration.
+    many), before, after, flipped, drop and drop_random (suppressing as many random neurons of the same layers), halved
+    (the drop is at least one half), flipped_where_halved (nan where no prompt's is), all means over the item's prompts,
+    and concentration.
 
     Choices that the model does not make itself are left out. Raises BadInput for facts that it does not know.
     """
@@ -169,6 +170,8 @@ def compared(
     random = suppressed(lm, asked, repeated(controls), where=settings.where, rows=settings.rows)
     rows["drop"] = 1 - rows["after"] / rows["before"]
     rows["drop_random"] = 1 - random["after"] / random["before"]
+    rows["halved"] = rows["drop"] >= 0.5
+    rows["flipped_where_halved"] = rows["flipped"].where(rows["halved"]).astype(float)
     rows["concentration"] = concentration(scores, settings.largest).tolist()
     means = rows.groupby(np.repeat(np.arange(len(items)), lengths)).mean()
     means.insert(0, "neurons", [len(neurons) for neurons in sets])

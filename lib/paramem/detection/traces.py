@@ -24,7 +24,8 @@ class TraceSettings:
 
     site: the whole state of a token after a block, or what its MLP or its attention adds to the residual stream.
     window: layers restored together, centred on the layer that names the cell (modules only).
-    severed: modules that stay, at the restored token and in all layers, as the corrupted run left them (states only).
+    severed: modules that stay, at the restored token and in all layers, as the corrupted run left them (states only);
+        both at once are not in the paper.
     corrupted: the subject's tokens, these and the next one (appendix B.4), or all others, which state the relation.
     noise: standard deviation of the corruption, in standard deviations of the subjects' token embeddings.
     rows: most rows in one forward; bounds the memory of long prompts.
@@ -32,7 +33,7 @@ class TraceSettings:
 
     site: Literal["resid_post", "mlp_out", "attn_out"] = "resid_post"
     window: int = 1
-    severed: Literal["mlp_out", "attn_out"] | None = None
+    severed: Literal["mlp_out", "attn_out", "both"] | None = None
     corrupted: Literal["subject", "subject and next", "relation"] = "subject"
     noise: float = 3.0
     samples: int = 10
@@ -57,6 +58,14 @@ class TraceSettings:
                 f"samples={self.samples}, noise={self.noise}, rows={self.rows}: at least one sample and one row, and "
                 "no negative noise."
             )
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Kinds of modules whose outputs in the corrupted run are needed: the severed ones, and MLPs to restore."""
+        if self.severed == "both":
+            return "attn_out", "mlp_out"
+        kind = "mlp_out" if self.site == "mlp_out" else self.severed
+        return (kind,) if kind else ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,8 @@ def adapters_each(
     from paramem.editing.targets import of_like_length
 
     found: dict[int, WeightDelta] = {}
-    for some in of_like_length(requests, batch_size):
+    lengths = lm.encode([r.prompt for r in requests], [r.target_new for r in requests]).lengths
+    for some in of_like_length(lengths.tolist(), batch_size):
         found |= dict(zip(some, _trained(lm, [requests[i] for i in some], settings), strict=True))
     return [found[i] for i in range(len(requests))]
 
@@ -123,9 +124,9 @@ def initial(lm: LM, places: Sequence[Place], settings: LowRankSettings, n: int) 
 def _losses(lm: LM, requests: Sequence[EditRequest], start: int, settings: LowRankSettings) -> Callable[[], Tensor]:
     """What is minimised, (edits,), of the model with whatever is attached to it."""
     batch = lm.encode([r.prompt for r in requests], [r.target_new for r in requests])
-    with torch.no_grad():
-        blocks = lm.blocks(batch)
     rows, columns, tokens = asked(batch, settings.objective)
+    with torch.no_grad():
+        blocks = lm.blocks(batch, read=(rows, columns))
     share = (1.0 / torch.bincount(rows, minlength=len(batch)))[rows]
 
     def losses() -> Tensor:

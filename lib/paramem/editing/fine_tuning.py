@@ -67,10 +67,15 @@ def target_log_probabilities(
     lm: LM, blocks: Blocks, batch: Batch, settings: FineTuneSettings, patch: Mapping[Site, Patch] | None = None
 ) -> Tensor:
     """log P of each target token where the objective asks for it, (target tokens of all rows,)."""
-    rows, columns = batch.target_mask.nonzero(as_tuple=True)
-    asked_at = columns - 1 if settings.objective == "masked" else batch.prompt_lengths[rows] - 1
     hidden = blocks.forward(blocks.resid_pre[settings.layer], settings.layer, patch=patch)
-    return lm.unembed(hidden[rows, asked_at]).log_softmax(-1).gather(1, batch.input_ids[rows, columns, None])[:, 0]
+    said = lm.unembed(hidden[_asked(batch, settings)]).log_softmax(-1)
+    return said.gather(1, batch.input_ids[batch.target_mask][:, None])[:, 0]
+
+
+def _asked(batch: Batch, settings: FineTuneSettings) -> tuple[Tensor, Tensor]:
+    """(row, column) whose output is asked for each target token."""
+    rows, columns = batch.target_mask.nonzero(as_tuple=True)
+    return rows, columns - 1 if settings.objective == "masked" else batch.prompt_lengths[rows] - 1
 
 
 def fine_tune(lm: LM, requests: Sequence[EditRequest], settings: FineTuneSettings) -> WeightDelta:
@@ -83,7 +88,7 @@ def fine_tune(lm: LM, requests: Sequence[EditRequest], settings: FineTuneSetting
     batch = lm.encode([r.prompt for r in requests], [r.target_new for r in requests])
     weight = (1.0 / batch.target_mask.sum(1))[batch.target_mask.nonzero(as_tuple=True)[0]] / len(requests)
     with torch.no_grad():
-        blocks = lm.blocks(batch)
+        blocks = lm.blocks(batch, read=_asked(batch, settings))
     old, needed_grad = W.detach().clone(), W.requires_grad
     try:
         W.requires_grad_(True)
@@ -115,7 +120,8 @@ def fine_tune_each(
     """
     check_requests(lm, requests, [settings.layer], together=False)
     found: dict[int, WeightDelta] = {}
-    for some in of_like_length(requests, batch_size):
+    lengths = lm.encode([r.prompt for r in requests], [r.target_new for r in requests]).lengths
+    for some in of_like_length(lengths.tolist(), batch_size):
         found |= dict(zip(some, _tuned(lm, [requests[i] for i in some], settings), strict=True))
     return [found[i] for i in range(len(requests))]
 
@@ -126,7 +132,7 @@ def _tuned(lm: LM, requests: Sequence[EditRequest], settings: FineTuneSettings) 
     owner = batch.target_mask.nonzero(as_tuple=True)[0]
     share = 1.0 / batch.target_mask.sum(1)[owner]
     with torch.no_grad():
-        blocks = lm.blocks(batch)
+        blocks = lm.blocks(batch, read=_asked(batch, settings))
     D = torch.zeros(len(requests), *W.shape, dtype=W.dtype, device=W.device, requires_grad=True)
     patch = _own_weights(D, settings.layer, transposed)
     optimiser, done = torch.optim.Adam([D], lr=settings.lr), torch.zeros(len(requests), dtype=torch.bool)

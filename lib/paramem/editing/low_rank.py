@@ -136,7 +136,7 @@ def adapted(lm: LM, settings: LowRankSettings) -> list[tuple[int, str]]:
         raise BadParameter(f"matrices={settings.matrices!r}: {lm.name} has no weight {wanted}; there are {there}.")
     for layer in layers:
         if not 0 <= layer < lm.n_layers:
-            raise BadParameter(f"layer={layer}: {lm.name} has layers 0 to {lm.n_layers - 1}.")
+            raise BadParameter(f"layer={layer}: {lm.name} has layers 0 to {lm.n_layers - 1}; choose one of these.")
     return [(layer, role) for layer in sorted(layers) for role in roles]
 
 
@@ -159,9 +159,9 @@ def low_rank(lm: LM, requests: Sequence[EditRequest], settings: LowRankSettings)
     places = adapted(lm, settings)
     many = check_requests(lm, requests, sorted({layer for layer, _ in places}))
     batch = lm.encode([r.prompt for r in many], [r.target_new for r in many])
-    with torch.no_grad():
-        blocks, start = lm.blocks(batch), places[0][0]
     rows, columns, tokens = asked(batch, settings.objective)
+    with torch.no_grad():
+        blocks, start = lm.blocks(batch, read=(rows, columns)), places[0][0]
     share = (1.0 / torch.bincount(rows, minlength=len(batch)))[rows] / len(batch)
     with fresh_adapters(lm, places, settings) as tuner:
         parameters = [parameter for parameter in lm.model.parameters() if parameter.requires_grad]

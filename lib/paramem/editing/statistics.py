@@ -36,7 +36,7 @@ def second_moment(lm: LM, layer: int, texts: Sequence[str], *, batch_tokens: int
     Each text is read on its own from its beginning, cut at the model's context. Raises BadInput when there is no text.
     """
     if not 0 <= layer < lm.n_layers:
-        raise BadParameter(f"layer={layer}: {lm.name} has layers 0 to {lm.n_layers - 1}.")
+        raise BadParameter(f"layer={layer}: {lm.name} has layers 0 to {lm.n_layers - 1}; choose one of these.")
     if not texts:
         raise BadInput(
             "second_moment: no texts. Pass text of the kind that the model was trained on, 10,000 tokens or more."

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from paramem.arch import Site
+from paramem.editing.sharing import each_once
 from paramem.errors import BadParameter
 from paramem.facts import EditRequest
 from paramem.hooks import Blocks
@@ -31,6 +32,7 @@ from paramem.tokens import Batch
 Place: TypeAlias = Literal["attn_out", "mlp_out", "resid_post"]
 
 ROWS = 256  # prompts read in one forward, where the model is narrow enough
+ROWS_APART = 16  # from so many on, rows of another length are worth a forward of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,14 @@ class States(NamedTuple):
     losses: list[Tensor]
 
 
+class _Found(NamedTuple):
+    """The `States` of one edit, (d_model,) for each place."""
+
+    before: tuple[Tensor, ...]
+    after: tuple[Tensor, ...]
+    losses: Tensor
+
+
 def optimise_states(
     lm: LM,
     requests: Sequence[EditRequest],
@@ -118,29 +128,32 @@ def optimise_states(
 
     The edits are optimised side by side, ``batch_size`` at a time, and know nothing of each other: their losses are
     summed, Adam works on each component by itself, and an edit that is done stands still. Raises SubjectNotInPrompt,
-    EmptyTarget, PromptTooLong.
+    EmptyTarget, PromptTooLong. Inside of `sharing` the states of an edit are looked for once.
     """
-    places_of = list(of_like_length(requests, batch_size))
-    parts = [
-        _optimised(lm, _Problem.of(lm, [requests[i] for i in some], layer, places, settings), settings)
-        for some in places_of
-    ]
-    order = [i for some in places_of for i in some]
-    back = sorted(range(len(order)), key=order.__getitem__)
-    losses = [each for part in parts for each in part.losses]
+
+    def find(numbers: list[int]) -> Iterator[_Found]:
+        for start in range(0, len(numbers), batch_size):
+            some = [requests[i] for i in numbers[start : start + batch_size]]
+            yield from _optimised(lm, _Problem.of(lm, some, layer, places, settings), settings)
+
+    def about() -> tuple[object, ...]:
+        return lm.fingerprint(), layer, *places, *(getattr(settings, each.name) for each in fields(TargetSettings))
+
+    edits = [(each.prompt, each.subject, each.target_new) for each in requests]  # all that is looked at
+    found = each_once(about, edits, lambda numbers: list(find(numbers)), lm.device)
     return States(
-        before=tuple(torch.cat(some)[back] for some in zip(*(part.before for part in parts), strict=True)),
-        after=tuple(torch.cat(some)[back] for some in zip(*(part.after for part in parts), strict=True)),
-        losses=[losses[i] for i in back],
+        before=tuple(torch.stack(some) for some in zip(*(each.before for each in found), strict=True)),
+        after=tuple(torch.stack(some) for some in zip(*(each.after for each in found), strict=True)),
+        losses=[each.losses for each in found],
     )
 
 
-def of_like_length(requests: Sequence[EditRequest], most: int) -> Iterator[list[int]]:
-    """Numbers of the requests, at most so many together; eight or more part where prompts become half as long again."""
+def of_like_length(lengths: Sequence[int], most: int, least: int = 8) -> Iterator[list[int]]:
+    """Numbers of the rows, at most so many together; ``least`` or more part where rows become half as long again."""
     held: list[int] = []
-    for i in sorted(range(len(requests)), key=lambda i: len(requests[i].prompt)):
-        longer = held and len(requests[i].prompt) > 1.5 * len(requests[held[0]].prompt)
-        if len(held) == most or (longer and len(held) >= 8):
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        longer = held and lengths[i] > 1.5 * lengths[held[0]]
+        if len(held) == most or (longer and len(held) >= least):
             yield held
             held = []
         held.append(i)
@@ -148,17 +161,44 @@ def of_like_length(requests: Sequence[EditRequest], most: int) -> Iterator[list[
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Problem:
-    """The rows of some edits, every prompt in its contexts and then the essences, and what is constant in them."""
+class _Rows:
+    """Rows of like length, run together: how, where the changes of which edits enter, and where they are read."""
 
     blocks: Blocks
+    at: tuple[Tensor, Tensor]  # where the changes enter, (rows,) each
+    owner: Tensor  # the edit that each row belongs to
+    read: tuple[Tensor, Tensor]  # (row, column) of every place that a loss looks at
+
+    def forward(self, layer: int, places: Sequence[Place], deltas: Sequence[Tensor]) -> Tensor:
+        """The last block's output with the changes (edits, d_model) in place, where it is read, (places, d_model)."""
+        if tuple(places) in (("mlp_out",), ("resid_post",)):  # both are added to the stream right after the layer
+            hidden = self.blocks.forward(self._added(self.blocks.resid_pre[layer + 1], deltas[0]), layer + 1)
+        else:
+            patch = {Site(place, layer): self._adding(delta) for place, delta in zip(places, deltas, strict=True)}
+            hidden = self.blocks.forward(self.blocks.resid_pre[layer], layer, patch=patch)
+        return hidden[self.read]
+
+    def _added(self, state: Tensor, delta: Tensor) -> Tensor:
+        return state.index_put(self.at, delta[self.owner], accumulate=True)
+
+    def _adding(self, delta: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda state: self._added(state, delta)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Problem:
+    """Some edits, the rows that their losses look at, and what is constant in them.
+
+    Rows are every prompt in its contexts and then the essences; places are every target token and then the essences'.
+    """
+
+    rows: tuple[_Rows, ...]
+    back: Tensor  # the order of the places, from that in which the rows are run
     layer: int
     places: tuple[Place, ...]
     before: tuple[Tensor, ...]
     n: int
-    at: tuple[Tensor, Tensor]  # where the changes enter, (rows,) each
-    owner: Tensor  # the edit that each row belongs to
-    asked: tuple[Tensor, Tensor]  # (row, column) of every target token
+    owner: Tensor  # the edit of each target token
     targets: Tensor  # the token there
     share: Tensor  # its weight in its edit's loss
 
@@ -177,37 +217,53 @@ class _Problem:
         rewrite = lm.encode(prompts, [request.target_new for request in requests for _ in settings.contexts])
         subjects = [request.subject for request in requests for _ in settings.contexts]
         lookup = subject_last(lm, prompts + essences, subjects + [request.subject for request in requests])
-        rows, edits = torch.arange(len(lookup), device=lm.device), torch.arange(n, device=lm.device)
-        sites = [Site(place, layer) for place in places]
-        with torch.no_grad(), lm.hooked(capture=sites) as states:
-            blocks = lm.blocks(Batch.join([rewrite, lm.encode(essences)]))
-        bare = slice(0, n * n_contexts, n_contexts)
+        edits = torch.arange(n, device=lm.device)
         at, columns = rewrite.target_mask.nonzero(as_tuple=True)
+        ends = torch.arange(len(prompts), len(lookup), device=lm.device)  # the essences' rows
+        read = torch.cat([at, ends]), torch.cat([columns - 1, lookup[ends]])
+        owner = torch.cat([edits.repeat_interleave(n_contexts), edits])
+        rows, numbers, before = _rows(
+            lm, Batch.join([rewrite, lm.encode(essences)]), lookup, owner, read, [Site(p, layer) for p in places]
+        )
+        bare = slice(0, n * n_contexts, n_contexts)
         return cls(
-            blocks=blocks,
+            rows=rows,
+            back=numbers.argsort(),
             layer=layer,
             places=tuple(places),
-            before=tuple(states[site][rows, lookup][bare].clone() for site in sites),
+            before=tuple(states[bare] for states in before),
             n=n,
-            at=(rows, lookup),
-            owner=torch.cat([edits.repeat_interleave(n_contexts), edits]),
-            asked=(at, columns),
+            owner=owner[at],
             targets=rewrite.input_ids[at, columns],
             share=1.0 / rewrite.target_mask.sum(1)[at] / n_contexts,
         )
 
     def forward(self, deltas: Sequence[Tensor]) -> Tensor:
-        """The last block's output with the changes (edits, d_model) in place, (rows, tokens, d_model)."""
-        if self.places in (("mlp_out",), ("resid_post",)):  # both are added to the stream right after the layer
-            return self.blocks.forward(self._added(self.blocks.resid_pre[self.layer + 1], deltas[0]), self.layer + 1)
-        patch = {Site(place, self.layer): self._adding(delta) for place, delta in zip(self.places, deltas, strict=True)}
-        return self.blocks.forward(self.blocks.resid_pre[self.layer], self.layer, patch=patch)
+        """The last block's output with the changes (edits, d_model) in place, (places, d_model)."""
+        return torch.cat([rows.forward(self.layer, self.places, deltas) for rows in self.rows])[self.back]
 
-    def _added(self, state: Tensor, delta: Tensor) -> Tensor:
-        return state.index_put(self.at, delta[self.owner], accumulate=True)
 
-    def _adding(self, delta: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda state: self._added(state, delta)
+@torch.no_grad()
+def _rows(
+    lm: LM, batch: Batch, lookup: Tensor, owner: Tensor, read: tuple[Tensor, Tensor], sites: Sequence[Site]
+) -> tuple[tuple[_Rows, ...], Tensor, list[Tensor]]:
+    """The rows of a batch in groups of like length, each cut behind the last token that is read; the numbers of the
+    places of all groups; and the states of each site at ``lookup``, (rows, width)."""
+    needed = torch.zeros_like(lookup).scatter_reduce(0, read[0], read[1] + 1, "amax")
+    before = [lookup.new_empty(len(lookup), lm.arch.width(site), dtype=lm.dtype) for site in sites]
+    found, numbers = [], []
+    for some in of_like_length(needed.tolist(), len(needed), least=ROWS_APART):
+        mine = torch.tensor(some, device=lm.device)
+        place = torch.full_like(lookup, -1).index_put((mine,), torch.arange(len(mine), device=lm.device))
+        numbers.append((place[read[0]] >= 0).nonzero()[:, 0])
+        here = place[read[0][numbers[-1]]], read[1][numbers[-1]]
+        with lm.hooked(capture=sites) as states:
+            blocks = lm.blocks(batch.rows(mine), read=here)
+        at = place[mine], lookup[mine]
+        for states_of, site in zip(before, sites, strict=True):
+            states_of[mine] = states[site][at]
+        found.append(_Rows(blocks=blocks, at=at, owner=owner[mine], read=here))
+    return tuple(found), torch.cat(numbers), before
 
 
 class _Step(NamedTuple):
@@ -223,25 +279,22 @@ def _losses(
     lm: LM, problem: _Problem, deltas: Sequence[Tensor], unchanged: Tensor | None, settings: TargetSettings
 ) -> tuple[_Step, Tensor]:
     """The terms of Eq. (4), and the essence's distribution as it was at the start."""
-    hidden = problem.forward(deltas)
-    at, columns = problem.asked
-    logprobs = lm.unembed(hidden[at, columns - 1]).log_softmax(-1)
+    everything = lm.unembed(problem.forward(deltas)).log_softmax(-1)
+    logprobs, essence = everything[: -problem.n], everything[-problem.n :]
     said = logprobs.gather(1, problem.targets[:, None])[:, 0]
     none = torch.zeros_like(problem.before[0][:, 0])
-    nll = none.index_add(0, problem.owner[at], -said * problem.share)  # Eq. (4a)
-    rows, lookup = (index[-problem.n :] for index in problem.at)
-    essence = lm.unembed(hidden[rows, lookup]).log_softmax(-1)
+    nll = none.index_add(0, problem.owner, -said * problem.share)  # Eq. (4a)
     unchanged = essence.detach() if unchanged is None else unchanged
     kl = settings.kl * (essence.exp() * (essence - unchanged)).sum(-1)  # Eq. (4b)
     decays = [delta.norm(dim=1) / state.norm(dim=1) ** 2 for delta, state in zip(deltas, problem.before, strict=True)]
     first = None
     if settings.ease != 1.0 or settings.stop_kl:
         missed = (logprobs.detach().argmax(-1) != problem.targets).to(none)
-        first = none.index_add(0, problem.owner[at], missed) == 0
+        first = none.index_add(0, problem.owner, missed) == 0
     return _Step(nll, kl, settings.weight_decay * torch.stack(decays).sum(0), first), unchanged
 
 
-def _optimised(lm: LM, problem: _Problem, settings: TargetSettings) -> States:
+def _optimised(lm: LM, problem: _Problem, settings: TargetSettings) -> Iterator[_Found]:
     deltas = [torch.zeros_like(state, requires_grad=True) for state in problem.before]
     radii = [settings.clamp * state.norm(dim=1, keepdim=True) for state in problem.before]
     optimiser = torch.optim.Adam(deltas, lr=settings.lr)
@@ -265,7 +318,11 @@ def _optimised(lm: LM, problem: _Problem, settings: TargetSettings) -> States:
         _step_within(optimiser, deltas, radii, done)
     losses = torch.stack(history, 1)  # (edits, steps, 4), nan once an edit stands still
     after = tuple(state + delta.detach() for state, delta in zip(problem.before, deltas, strict=True))
-    return States(problem.before, after, [each[~each[:, 0].isnan()] for each in losses])
+    for edit in range(problem.n):
+        own = losses[edit]
+        yield _Found(
+            *(tuple(each[edit] for each in states) for states in (problem.before, after)), own[~own[:, 0].isnan()]
+        )
 
 
 def _step_within(

@@ -68,8 +68,11 @@ def ask(lm: LM, pairs: Sequence[Pair] | Batch, *, keep_next: bool = False, batch
     return joined_answers([ask_chunk(lm, batch.rows(chunk), keep_next) for chunk in chunks], order)
 
 
-def chunks_of(lm: LM, batch: Batch, batch_size: int | None) -> Iterator[Tensor]:
-    """Row numbers of each forward, rows of like length together, so that little is padded."""
+def chunks_of(lm: LM, batch: Batch, batch_size: int | None, *, apart: int | None = None) -> Iterator[Tensor]:
+    """Row numbers of each forward, rows of like length together, so that little is padded.
+
+    apart: from so many rows on, rows that are longer by a quarter get a forward of their own.
+    """
     lengths, starts = batch.lengths.tolist(), batch.prompt_lengths.tolist()
     most_tokens = TOKENS_AT_ONCE.get(lm.device.type, TOKENS_AT_ONCE["cpu"])
     vocabulary = int(lm.model.config.vocab_size)
@@ -78,7 +81,8 @@ def chunks_of(lm: LM, batch: Batch, batch_size: int | None) -> Iterator[Tensor]:
     for row in sorted(range(len(batch)), key=lengths.__getitem__):
         more = (lengths[row] - starts[row] + 1) * vocabulary
         full = (len(held) + 1) * lengths[row] > most_tokens or logits + more > LOGITS_AT_ONCE
-        if held and (full or len(held) == batch_size):
+        longer = apart is not None and len(held) >= apart and lengths[row] > 1.25 * lengths[held[0]]
+        if held and (full or longer or len(held) == batch_size):
             yield torch.tensor(held)
             held, logits = [], 0
         held.append(row)

@@ -11,8 +11,9 @@ unedited model says is computed once for all requests and is reused over editors
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pandas as pd
@@ -118,34 +119,58 @@ def evaluate(
     many = (requests,) if isinstance(requests, EditRequest) else tuple(requests)
     plan = Plan.of(many)
     _check_baseline(lm, many, before)
+    return _table(before, plan, many, _said(lm, before, plan, many, interventions), name or _label(interventions))
+
+
+def evaluate_together(
+    lm: LM, sets: Sequence[tuple[Sequence[EditRequest], Sequence[Intervention], Baseline]], *, name: str
+) -> list[pd.DataFrame]:
+    """The table of `evaluate` for each (requests, an edit for each, their baseline), all in shared forwards."""
+    states: list[tuple[Baseline, tuple[EditRequest, ...], Intervention]] = []
+    for requests, edits, before in sets:
+        _check_baseline(lm, tuple(requests), before)
+        states += [(before, group, edit) for group, edit in _states(lm, tuple(requests), edits)]
+    said = iter(_each_said(lm, states))
+    return [
+        _table(before, Plan.of(requests), tuple(requests), islice(said, len(requests)), name)
+        for requests, _, before in sets
+    ]
+
+
+Told = tuple[Plan, tuple[EditRequest, ...], Said]  # a plan, its requests, what the edited model says
+
+
+def _table(
+    before: Baseline, plan: Plan, many: tuple[EditRequest, ...], told: Iterable[Told], name: str
+) -> pd.DataFrame:
     rows = list(table_rows(plan, many, before.said, None))
-    for asked, group, said in _said(lm, before, plan, many, interventions):
+    for asked, group, said in told:
         rows += table_rows(asked, group, said, before.said)
-    return _finished(pd.DataFrame(rows), before, plan, name or _label(interventions))
+    return _finished(pd.DataFrame(rows), before, plan, name)
 
 
-def _said(
-    lm: LM, before: Baseline, plan: Plan, many: tuple[EditRequest, ...], interventions: Edits
-) -> Iterator[tuple[Plan, tuple[EditRequest, ...], Said]]:
-    """(plan, its requests, what the edited model says), in the order of the requests; side by side where edits fit."""
+def _said(lm: LM, before: Baseline, plan: Plan, many: tuple[EditRequest, ...], interventions: Edits) -> Iterator[Told]:
+    """In the order of the requests; edits of one request each are asked side by side where they fit."""
     states = _states(lm, many, interventions)
-    if isinstance(interventions, (Sequence, Mapping)) and before.how.fluency is None and not lm.patches:
-        listed = list(states)
-        together = [i for i, (_, edit) in enumerate(listed) if can_share(lm, edit)]
-        plans = [Plan.of(listed[i][0]) for i in together]
-        batches = [_read(lm, before, asked, listed[i][1]) for i, asked in zip(together, plans, strict=True)]
-        said = say_each(lm, plans, [listed[i][1] for i in together], batches, before.how) if len(together) > 1 else []
-        found = dict(zip(together, zip(plans, said, strict=False), strict=False))
-        for i, (group, edit) in enumerate(listed):
-            if i in found:
-                yield found[i][0], group, found[i][1]
-            else:
-                asked = Plan.of(group)
-                yield asked, group, _edited(lm, before, asked, group, edit)
+    if isinstance(interventions, (Sequence, Mapping)) and before.how.fluency is None:
+        yield from _each_said(lm, [(before, group, edit) for group, edit in states])
         return
     for group, edit in states:
         asked = plan if len(group) == len(many) else Plan.of(group)
         yield asked, group, _edited(lm, before, asked, group, edit)
+
+
+def _each_said(lm: LM, states: Sequence[tuple[Baseline, tuple[EditRequest, ...], Intervention]]) -> Iterator[Told]:
+    """What the model says to each group of requests under its edit, in shared forwards where edits `can_share`."""
+    together = [] if lm.patches else [i for i, (*_, edit) in enumerate(states) if can_share(lm, edit)]
+    plans = [Plan.of(group) for _, group, _ in states]
+    found: dict[int, Said] = {}
+    if len(together) > 1:
+        batches = [_read(lm, states[i][0], plans[i], states[i][2]) for i in together]
+        hows, edits = [states[i][0].how for i in together], [states[i][2] for i in together]
+        found = dict(zip(together, say_each(lm, [plans[i] for i in together], edits, batches, hows), strict=True))
+    for i, (before, group, edit) in enumerate(states):
+        yield plans[i], group, found[i] if i in found else _edited(lm, before, plans[i], group, edit)
 
 
 def _read(lm: LM, before: Baseline, plan: Plan, edit: Intervention) -> Batch:

@@ -181,13 +181,15 @@ def _check(frame: pd.DataFrame) -> None:
 
 def _parts(frame: pd.DataFrame, subgroups: bool) -> Iterator[tuple[Integers, dict[str, str]]]:
     """(row numbers, labels) for every state, protocol and group, in the table's order."""
-    frame = frame.reset_index(drop=True)
-    for (state, protocol, group), part in frame.groupby(["state", "protocol", "group"], sort=False)["subgroup"]:
-        labels = {"state": str(state), "protocol": str(protocol), "group": str(group)}
-        rows = part.index.to_numpy()
-        yield rows, labels | {"subgroup": "all"}
-        for subgroup in sorted(part.unique()) if subgroups else ():
-            yield rows[(part == subgroup).to_numpy()], labels | {"subgroup": str(subgroup)}
+    names = ("state", "protocol", "group")
+    places: dict[tuple[str, ...], dict[str, list[int]]] = {}
+    for row, (*key, subgroup) in enumerate(zip(*(frame[name].tolist() for name in (*names, "subgroup")), strict=True)):
+        places.setdefault(tuple(map(str, key)), {}).setdefault(str(subgroup), []).append(row)
+    for key, parts in places.items():
+        labels = dict(zip(names, key, strict=True))
+        yield np.array(sorted(row for rows in parts.values() for row in rows)), labels | {"subgroup": "all"}
+        for subgroup in sorted(parts) if subgroups else ():
+            yield np.array(parts[subgroup]), labels | {"subgroup": subgroup}
 
 
 def _metrics(

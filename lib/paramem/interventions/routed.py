@@ -67,7 +67,7 @@ class Routed(Intervention):
                 f"the small model reads another vocabulary than {lm.name!r}: train one on this model's tokenizer"
             )
         gate = self.gate(lm)
-        answering = small_model(lm, self.config, part(self.tensors, "model")).with_(rewrites=(gate,))
+        answering = _last_small_model(lm, self.config, part(self.tensors, "model")).with_(rewrites=(gate,))
         yield lm.with_(mixes=(*lm.mixes, _Route(((1.0, answering),), gate=gate)))
 
     def gate(self, lm: LM) -> Gate:
@@ -175,6 +175,17 @@ class _Route(LogitsMix):
 
 
 TOKENS = "model.embed_tokens.weight"
+# What the last small model was made of, and that model; the tensors are held, so that no other ones get their numbers.
+_built: list[tuple[tuple[object, ...], Mapping[str, Tensor], LM]] = []
+
+
+def _last_small_model(lm: LM, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> LM:
+    """`small_model`, kept for edits put on one after the other: all edits of one memory network share its tensors."""
+    stamps = tuple((name, id(tensor), tensor._version) for name, tensor in sorted(weights.items()))
+    made_of = (*stamps, *sorted(config.items()), lm.device, id(lm.tokenizer), lm.name)
+    if not _built or _built[0][0] != made_of:
+        _built[:] = [(made_of, weights, small_model(lm, config, weights))]
+    return _built[0][2]
 
 
 def small_model(lm: LM, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> LM:

@@ -37,6 +37,7 @@ FORMATS: Mapping[str, Format] = {
     for entry in sorted(module.FORMATS, key=lambda entry: entry.name)
 }
 _SAMPLE = 50  # records that are looked at to recognise a format
+_NEAREST = 3  # formats named to who has records of none
 
 
 class UnreadFields(UserWarning):
@@ -170,8 +171,23 @@ def _guess(path: Path, raw: Any) -> Format:
         reason = f"the records (fields {fields}) fit more than one format; say which: format= one of {names}"
     else:
         known = "; ".join(f"{entry.name}: {', '.join(entry.keys)}" for entry in FORMATS.values())
-        reason = f"no format has records like these (fields {fields or 'none'}); formats and their fields: {known}"
+        reason = (
+            f"no format has records like these (fields {fields or 'none'}){_nearest(first)}; formats and their fields: "
+        )
+        reason += known
     raise BadRecord(path, 0, "(format)", reason)
+
+
+def _nearest(record: Any) -> str:
+    """What the formats that the record comes closest to still want of it; nothing where it has a field of none."""
+    there = set(record) if isinstance(record, dict) else set()
+    sharing = [(set(entry.keys) - there, entry) for entry in FORMATS.values() if there & set(entry.keys)]
+    sharing = [(lacking, entry) for lacking, entry in sharing if lacking]
+    closest = sorted(sharing, key=lambda each: (len(each[0]), -len(each[1].keys)))[:_NEAREST]
+    wants = [
+        f"{entry.name} without {', '.join(key for key in entry.keys if key in lacking)}" for lacking, entry in closest
+    ]
+    return f": it could be {', or '.join(wants)}. Add what is missing" if wants else ""
 
 
 def _fits(entry: Format, records: Any) -> bool:
