@@ -25,7 +25,7 @@ from paramem.editing.grace import GraceSettings, grace
 from paramem.editing.memit import MemitSettings, memit
 from paramem.editing.rome import RomeSettings, rome
 from paramem.editing.statistics import cached_second_moment
-from paramem.evaluation.intervals import paired
+from paramem.evaluation.intervals import bootstrap, paired
 from paramem.evaluation.over_time import follow, follow_at_once, long_run, looked, unedited
 from paramem.material import edits_for, text_for
 from paramem.plots import curves
@@ -168,18 +168,16 @@ pd.DataFrame(
 # %% [markdown]
 # ## Claims
 #
-# Each difference is taken item by item, on the same items before and after or under both editors; its 95 % interval decides. One that
-# straddles zero decides nothing, unless it is within a tenth of it.
+# Each difference is taken item by item, on the same items before and after or under both editors; its 95 % interval decides.
 
 # %%
-NEGLIGIBLE = 0.1
 released = runs["ROME, mixed keys"].steps
 drops = -released["unedited facts"].diff().fillna(released["unedited facts"].iloc[0] - before.share("unedited facts"))
 whole, worst = float(drops.sum()), int(drops.idxmax()) + 1
-gone = paired(before.hits["unedited facts"], runs["ROME, mixed keys"].looks[-1].hits["unedited facts"])
+_, lost_low, _ = paired(before.hits["unedited facts"], runs["ROME, mixed keys"].looks[-1].hits["unedited facts"])
 claim(
     "gupta2024forgetting.gradual-then-sudden",
-    gone.above(negligible=NEGLIGIBLE) & (drops.max() >= 0.5 * whole) & (worst > 10),
+    lost_low > 0 and drops.max() >= 0.5 * whole and worst > 10,
     measured={
         "lost_in_all": whole,
         "largest_single_loss": float(drops.max()),
@@ -189,15 +187,15 @@ claim(
 )
 
 # %%
-fade = paired(runs["ROME, mixed keys"].made, runs["ROME, mixed keys"].looks[-1].hits["all edits"])
+fade, low, high = paired(runs["ROME, mixed keys"].made, runs["ROME, mixed keys"].looks[-1].hits["all edits"])
 claim(
     "gupta2024forgetting.earlier-edits-fade",
-    fade.above(negligible=NEGLIGIBLE),
+    low > 0,
     measured={
         "right_when_made": float(runs["ROME, mixed keys"].made.mean()),
         "right_at_the_end": runs["ROME, mixed keys"].looks[-1].share("all edits"),
-        "difference_low": fade.low,
-        "difference_high": fade.high,
+        "difference_low": low,
+        "difference_high": high,
     },
     note="each edit right after it was made against the same edit at the end",
 )
@@ -208,30 +206,30 @@ if skills:
     then, now = (
         np.concatenate([look.hits[s] for s in skills]) for look in (before, runs["ROME, mixed keys"].looks[-1])
     )
-    lost = paired(then, now)
+    lost, low, high = paired(then, now)
     claim(
         "gupta2024forgetting.skills-fade",
-        lost.above(negligible=NEGLIGIBLE),
+        low > 0,
         measured={
             "skills_before": float(then.mean()),
             "skills_after": float(now.mean()),
-            "difference_low": lost.low,
-            "difference_high": lost.high,
+            "difference_low": low,
+            "difference_high": high,
         },
         note="questions, opinions, biographies and refusals about whom and what no edit concerns",
     )
 
 # %%
 one, two = runs["ROME, prefixes"].looks[-1], runs["ROME, mixed keys"].looks[-1]
-gain = paired(one.hits["unedited facts"], two.hits["unedited facts"])
+gain, low, high = paired(one.hits["unedited facts"], two.hits["unedited facts"])
 claim(
     "gupta2024rebuilding.sequence-survives",
-    gain.above(negligible=NEGLIGIBLE),
+    low > 0,
     measured={
         "kept_one_key": one.share("unedited facts"),
         "kept_two_keys": two.share("unedited facts"),
-        "difference_low": gain.low,
-        "difference_high": gain.high,
+        "difference_low": low,
+        "difference_high": high,
     },
     note="unedited facts at the end of the sequence, one key against two, both with the same prefixes",
 )
@@ -239,59 +237,54 @@ claim(
 # %%
 growth = np.log(np.array(norms["none"]) / np.array(norms["start token"]))
 growth_later = np.log(np.array(apart["none"]) / np.array(apart["start token"]))
-grown = paired(growth, growth_later, seed)
+low, high = bootstrap(growth - growth_later, np.random.default_rng(seed))
 unlike = paired(keys["start token"]["cosine"], keys["none"]["cosine"])
 claim(
     "yang2024fall.first-token-subjects",
-    grown.above(negligible=NEGLIGIBLE) & unlike.above(),
+    low > 0 and unlike.low > 0,
     measured={
         "median_ratio": float(np.exp(np.median(growth))),
         "median_ratio_later": float(np.exp(np.median(growth_later))),
-        "log_ratio_low": grown.low,
-        "log_ratio_high": grown.high,
+        "log_ratio_low": low,
+        "log_ratio_high": high,
         "cosine_with_start": float(keys["start token"]["cosine"].mean()),
         "cosine_without": float(keys["none"]["cosine"].mean()),
         "cosine_lost_low": unlike.low,
     },
-    note="with two keys: taking the start token away enlarges the update (log of its norm) for a subject that is then the very first token "
-    "more than for the same subject behind a sentence, and makes its bare key less like its prefixed one; both paired by subject, 95 % "
-    "intervals above zero",
+    note="with two keys: taking the start token away enlarges the update for a subject that is then the very first token more than for the "
+    "same subject behind a sentence, and makes its bare key less like its prefixed one; both paired by subject, 95 % intervals above zero",
 )
 
 # %%
 unprojected, projected = runs["ROME"].looks[-1], looks["AlphaEdit"][-1]
-kept = paired(projected.hits["unedited facts"], unprojected.hits["unedited facts"])
-held = paired(projected.hits["all edits"], unprojected.hits["all edits"])
+kept, kept_low, kept_high = paired(projected.hits["unedited facts"], unprojected.hits["unedited facts"])
+held, held_low, held_high = paired(projected.hits["all edits"], unprojected.hits["all edits"])
 claim(
     "fang2024alphaedit.outlasts-rome",
-    kept.above(negligible=NEGLIGIBLE) & held.above(negligible=NEGLIGIBLE),
+    kept_low > 0 and held_low > 0,
     measured={
         "unedited_alphaedit": projected.share("unedited facts"),
         "unedited_rome": unprojected.share("unedited facts"),
-        "unedited_low": kept.low,
-        "unedited_high": kept.high,
+        "unedited_low": kept_low,
         "edits_alphaedit": projected.share("all edits"),
         "edits_rome": unprojected.share("all edits"),
-        "edits_low": held.low,
-        "edits_high": held.high,
+        "edits_low": held_low,
     },
     note="more of the unedited facts and more of all edits at the end of the sequence than ROME",
 )
 
 # %%
 cached = looks["GRACE"][-1]
-kept = paired(cached.hits["unedited facts"], unprojected.hits["unedited facts"])
-held = paired(cached.hits["all edits"], unprojected.hits["all edits"])
+kept, kept_low, kept_high = paired(cached.hits["unedited facts"], unprojected.hits["unedited facts"])
+held, held_low, held_high = paired(cached.hits["all edits"], unprojected.hits["all edits"])
 claim(
     "hartvigsen2022grace.outlasts-rome",
-    kept.above(negligible=NEGLIGIBLE) & held.above(negligible=NEGLIGIBLE),
+    kept_low > 0 and held_low > 0,
     measured={
         "unedited_grace": cached.share("unedited facts"),
-        "unedited_low": kept.low,
-        "unedited_high": kept.high,
+        "unedited_low": kept_low,
         "edits_grace": cached.share("all edits"),
-        "edits_low": held.low,
-        "edits_high": held.high,
+        "edits_low": held_low,
         "paraphrases_grace": cached.share("paraphrases"),
         "paraphrases_rome": unprojected.share("paraphrases"),
     },
@@ -308,7 +301,9 @@ for name in ("rome", "alphaedit", "grace"):
 
 # %% [markdown]
 # Thirty edits of a model of a million parameters weigh more than thirty of a model of a billion; how many edits a model bears is no
-# claim here, and what the papers saw after hundreds may come after tens. The contexts of ROME with prefixes are two, the prompt alone
+# claim here, and what the papers saw after hundreds may come after tens. Several claims that do not hold are not refuted either: that
+# earlier edits fade, that one key keeps more than two, and what a subject at the first position does have intervals that straddle zero on
+# some testbeds. The contexts of ROME with prefixes are two, the prompt alone
 # and behind one sentence, with one key and with two. GRACE is asked what it was told, in the very words.
 #
 # ## Exercises
