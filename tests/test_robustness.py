@@ -101,6 +101,21 @@ def test_clashing_edits_share_a_person_and_nobody_else_is_in_two_pairs(kind: str
         clashing(here, 100)
 
 
+@pytest.mark.parametrize("kind", ["recall", "edit"])
+def test_as_many_edits_clash_as_there_are_couples(kind: str) -> None:
+    here = world(kind)
+    married = [fact for fact in here.facts if fact.relation == "married_to"]
+    pairs = clashing(here, len(married))
+    for role in (0, 1):
+        assert {pair[role].subject for pair in pairs} == {fact.subject for fact in married}
+    for first, second in pairs:
+        assert first.target_new == second.subject != first.subject
+        assert second.target_new not in (second.target_true, first.subject, first.target_true)
+    assert pairs[:8] == clashing(here, 8)
+    with pytest.raises(BadInput, match="couples"):
+        clashing(here, len(married) + 1)
+
+
 def test_a_trip_goes_to_a_new_city_and_back_to_the_likelier_one() -> None:
     def score(prompts: list[str], targets: list[str]) -> Any:
         import torch

@@ -140,6 +140,7 @@ curves(
     panels="layer",
     xlabel="radius",
     ylabel="share of prompts in the ball",
+    shares=True,
 )
 
 # %%
@@ -169,6 +170,7 @@ curves(
     lines="metric",
     xlabel="radius",
     ylabel="share of probes",
+    shares=True,
 )
 
 # %% [markdown]

@@ -188,9 +188,12 @@ asked.groupby(["editor", "size"])[["edit", "wording", "kept"]].mean().round(3)
 # %%
 long = asked.melt(["editor", "size", "request"], ["edit", "kept"], "what", "share")
 long["line"] = long["editor"] + ": " + long["what"].map({"edit": "edits that succeed", "kept": "other facts kept"})
+fades = asked.groupby(["editor", "size"])[["edit", "kept"]].mean()
+most = max(asked["size"])
 curves(
     long,
-    "Summed updates of many edits: what succeeds and what is kept",
+    f"From one edit to {most} at once MEND's success goes from {fades.loc[('MEND', 1), 'edit']:.2f} to {fades.loc[('MEND', most), 'edit']:.2f}, "
+    f"other facts kept from {fades.loc[('MEND', 1), 'kept']:.2f} to {fades.loc[('MEND', most), 'kept']:.2f}",
     x="size",
     y="share",
     lines="line",

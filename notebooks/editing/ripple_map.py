@@ -195,11 +195,12 @@ for kind, some in {"two steps on": born, "backwards": bijective}.items():
         table = frame.pivot_table(index="request", columns="subgroup", values="correct", aggfunc="mean")
         exact[kind, method(name).title] = table[["edit", group]].dropna()
 follow = pd.DataFrame({key: table.mean().set_axis(["edit", "follows"]) for key, table in exact.items()}).T
+said = {
+    kind: ", ".join(f"{share:.2f}" for share in follow.loc[kind, "follows"]) for kind in ("two steps on", "backwards")
+}
 grid(
-    follow,
-    "The edit is made; what follows from it is not"
-    if (follow["follows"] < follow["edit"] / 2).all()
-    else "The edit, and what follows from it",
+    follow.set_axis([f"{title.split(' (')[0]}, {kind}" for kind, title in follow.index]),
+    f"Two steps on the edit follows ({said['two steps on']});\nread backwards it does in {said['backwards']}",
     label="share of edits",
 )
 

@@ -19,10 +19,11 @@ import numpy as np
 import pandas as pd
 
 from paramem import claim, load
+from paramem.decisions import UNDECIDED
 from paramem.editing.serac import SeracSettings, let_in, serac
 from paramem.editing.trained import load as load_trained
 from paramem.evaluation import baseline, evaluate
-from paramem.evaluation.intervals import bootstrap, wilson
+from paramem.evaluation.intervals import Span, over_edits, paired, wilson
 from paramem.evaluation.scorecard import difference, scorecard, wide
 from paramem.facts import FrozenDict, Probe, fill
 from paramem.material import edits_for, facts_for, of_unseen_subjects, part_of, text_for
@@ -42,14 +43,17 @@ n_edits: int = 0  # 0: as many as the profile says
 # %%
 lm = load(model)
 n_edits = n_edits or {"paper": 500}.get(profile, 40)
-requests = of_unseen_subjects(edits_for(lm, dataset, n=n_edits, seed=seed, relations=relations, part="test"))
+everyone = of_unseen_subjects(edits_for(lm, dataset, seed=seed, relations=relations, part="test"))
+requests = everyone[:n_edits]
 trained = load_trained("serac", lm)
 shape = trained.card.settings["shape"]
 KINDS = tuple(trained.card.settings["scopes"])
 print(
     f"{trained.card.parameters:,} numbers: classifiers {', '.join(KINDS)} and a counterfactual model of {shape['steps']} steps"
 )
-print(f"{len(requests)} edits of subjects for tests, and so is every other subject that is asked about below")
+print(
+    f"{len(requests)} edits of subjects for tests, {len(everyone)} where the gate alone is asked; so is every other subject below"
+)
 
 # %% [markdown]
 # ## What the paper reports
@@ -116,7 +120,7 @@ rates(
 # %% [markdown]
 # ## Which prompts get through the gate?
 #
-# For every edit alone: how often each kind of prompt is sent to the counterfactual model. *Question* asks the edited fact in a form
+# For every edit of a subject for tests alone: how often each kind of prompt is sent to the counterfactual model. *Question* asks the edited fact in a form
 # that no training edit has; *implied* follows from the new fact in two steps; a *namesake* is another person with the same first or
 # last name, asked the same.
 
@@ -133,7 +137,7 @@ known = facts_for(lm) if dataset == "world" else ()
 questions = {fact.id: fact.question for fact in known if fact.question}
 others = [fact for fact in known if part_of(fact.subject) == "test"]
 asked = []
-for each in requests:
+for each in everyone:
     found = (
         [Probe(prompt=fill(questions[each.id], each.subject), target=each.target_new, kind="question")]
         if each.id in questions
@@ -167,11 +171,12 @@ through.round(3)
 
 # %% [markdown]
 # A threshold can be moved. So the classifiers are compared where each lets nineteen in twenty of the prompts in that belong in
-# (other wordings, other names, questions): how many that do not belong in come along? *Those* are facts of namesakes, other
-# facts of the subject, and the same fact of others.
+# (other wordings and other names): how many that do not belong in come along? *Those* are facts of namesakes, other
+# facts of the subject, and the same fact of others. Questions are left out of what belongs in: neither classifier knows their form, so
+# that a threshold which lets them in lets nearly everything in.
 
 # %%
-BELONG, WRONG = ("paraphrase", "alias", "question"), ("namesake", "same subject", "same relation")
+BELONG, WRONG = ("paraphrase", "alias"), ("namesake", "same subject", "same relation")
 floors = gates[gates["kind"].isin(BELONG)].groupby("classifier")["probability"].quantile(0.05)
 near = gates[gates["kind"].isin(WRONG)].assign(alarm=lambda t: t["probability"] >= t["classifier"].map(floors))
 by_edit = near.groupby(["request", "classifier"])["alarm"].mean().unstack()
@@ -179,14 +184,15 @@ print("false alarms where 0.95 of what belongs in is let in:", by_edit.mean().ro
 near.groupby(["kind", "classifier"], sort=False)["alarm"].mean().unstack().round(3)
 
 # %% [markdown]
-# Neither classifier knows the form of the questions, so that letting them in means letting nearly everything in: at this point the
-# two differ in little.
-
-# %% [markdown]
 # ## Claims
-
+#
+# 95 % intervals decide where the gate is asked and where two editors or classifiers are compared, paired by edit; one that straddles its
+# limit decides nothing.
 
 # %%
+NEGLIGIBLE = 0.1
+
+
 def changed_outside(frame):
     rows = frame[(frame["state"] == "after") & (frame["group"] == "locality") & (frame["protocol"] == "teacher_forced")]
     rows = rows[rows["subgroup"].isin(["relation", "subject", "out_of_distribution"])]
@@ -196,30 +202,32 @@ def changed_outside(frame):
 together = changed_outside(frames["SERAC, memory"])
 changed = together["changed"].to_numpy()
 alarm = np.array([choice is not None for choice in memory.gate(lm).choose(list(together["prompt"]))])
-kept_low, kept_high = wilson(int((~changed).sum()), len(changed))
+stayed = Span(1 - changed.mean(), *wilson(int((~changed).sum()), len(changed)))
 claim(
     "mitchell2022serac.unrelated-answers-stay",
-    kept_low >= 0.95,
-    measured={"kept": 1 - changed.mean(), "low": kept_low, "false_alarms": alarm.mean(), "probes": len(changed)},
+    stayed.above(0.95),
+    measured={"kept": stayed.mean, "low": stayed.low, "false_alarms": alarm.mean(), "probes": len(changed)},
     note="all edits in memory: of answers about subjects that training never saw, at least 95 in 100 stay (lower end of the interval)",
 )
 
 # %%
-_, low, high = difference(frames, EDIT, "SERAC, memory", "SERAC, embedding")
-_, rome_low, _ = difference(frames, EDIT, "SERAC, memory", "ROME, in sequence")
-_, kept_low, kept_high = difference(frames, OTHERS, "SERAC, memory", "ROME, in sequence")
+against_alone = difference(frames, EDIT, "SERAC, memory", "SERAC, embedding")
+ahead = {metric: difference(frames, metric, "SERAC, memory", "ROME, in sequence") for metric in (EDIT, OTHERS)}
 claim(
     "mitchell2022serac.survives-many-edits",
-    low >= -0.05 and kept_low > 0,
+    against_alone.above(-0.05) & ahead[EDIT].above(negligible=NEGLIGIBLE) & ahead[OTHERS].above(negligible=NEGLIGIBLE),
     measured={
         "edit_alone": at.loc[EDIT, "SERAC, embedding"],
         "edit_together": at.loc[EDIT, "SERAC, memory"],
         "edit_rome": at.loc[EDIT, "ROME, in sequence"],
         "others": at.loc[OTHERS, "SERAC, memory"],
         "others_rome": at.loc[OTHERS, "ROME, in sequence"],
+        "edit_gain_low": ahead[EDIT].low,
+        "others_gain_low": ahead[OTHERS].low,
         "edits": len(requests),
     },
-    note="together at most five points behind alone, and more of the other subjects kept than by ROME in sequence; 95 % intervals, paired by edit",
+    note="together at most five points behind alone; more edits made and more of the other subjects kept than by ROME in sequence; 95 % "
+    "intervals, paired by edit",
 )
 
 # %%
@@ -236,29 +244,34 @@ claim(
 )
 
 # %%
+by_kind = gates[gates["classifier"] == "embedding"].groupby(["kind", "request"])["in"].mean()
+let = {name: over_edits(by_kind[name]) for name in ("alias", "same subject", "same relation", "question")}
 claim(
     "mitchell2022serac.hard-cases-told-apart",
-    inside["alias"] >= 0.9 and max(inside["same subject"], inside["same relation"]) <= 0.05,
+    let["alias"].above(0.9) & let["same subject"].below(0.05) & let["same relation"].below(0.05),
     measured={
+        "edits": len(everyone),
+        "alias_low": let["alias"].low,
+        "alias_high": let["alias"].high,
         "alias_in": inside["alias"],
         "same_subject_in": inside["same subject"],
         "same_relation_in": inside["same relation"],
         "alias_in_cross": through.loc["alias", "cross"],
     },
-    note="nine in ten other names get in; at most five in a hundred other facts of the subject, or of its relation, do",
+    note="more than nine in ten other names get in; fewer than five in a hundred other facts of the subject, or of its relation, do; 95 % "
+    "intervals over edits",
 )
 
 # %%
 claim(
     "mitchell2022serac.unseen-form-escapes",
-    wilson(int(shares.query("kind == 'question' and classifier == 'embedding'")["sum"].iloc[0]), len(requests))[1]
-    < 0.5,
+    let["question"].below(0.5),
     measured={
         "question_in": inside["question"],
         "question_in_cross": through.loc["question", "cross"],
         "paraphrase_in": inside["paraphrase"],
     },
-    note="a question form that no training edit has: the 95 % interval of the share let in lies below one half",
+    note="a question form that no training edit has: the 95 % interval over edits of the share let in lies below one half",
 )
 
 # %%
@@ -275,17 +288,17 @@ claim(
 )
 
 # %%
-low, high = bootstrap(by_edit["cross"] - by_edit["embedding"], np.random.default_rng(0))
+more = paired(by_edit["cross"], by_edit["embedding"])
 claim(
     "mitchell2022serac.cross-attention-lets-more-in",
-    low > 0,
+    more.above(negligible=NEGLIGIBLE) if 0 < by_edit.to_numpy().mean() < 1 else UNDECIDED,
     measured={
         "false_alarms_cross": by_edit["cross"].mean(),
         "false_alarms_embedding": by_edit["embedding"].mean(),
-        "difference_low": low,
-        "difference_high": high,
+        "difference_low": more.low,
+        "difference_high": more.high,
     },
-    note="false alarms among near prompts where each lets in 0.95 of what belongs in: cross-attention minus embedding, paired by "
+    note="false alarms among near prompts where each lets in 0.95 of other wordings and names: cross-attention minus embedding, paired by "
     "edit; its 95 % interval lies above zero",
 )
 
@@ -298,9 +311,7 @@ for topic, departure in method("serac").departures().items():
 
 # %% [markdown]
 # The networks depend on the tokenizer, the training edits and a seed. The six testbeds share the first two, so that they are six draws
-# of gate and counterfactual model around six base models, learned from one set of edits. The comparison of the two classifiers is made
-# where questions have to get in, which lets nearly everything in: it says little about either. Whether nine in ten other names get in is
-# decided by one name more or less.
+# of gate and counterfactual model around six base models, learned from one set of edits.
 #
 # ## Exercises
 #

@@ -111,37 +111,43 @@ def paired_forms(table: pd.DataFrame, one: str, others: Sequence[str], seed: int
     return paired(both["one"].to_list(), both["others"].to_list(), seed)
 
 
-def apart(one: Sequence[float], other: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
+def apart(one: Sequence[float], other: Sequence[float], seed: int = 0) -> Span:
     """Difference of the means of two groups of edits, with the 95 % bootstrap interval over both."""
     a, b, rng = np.asarray(one, float), np.asarray(other, float), np.random.default_rng(seed)
     if not len(a) or not len(b):
         raise BadInput("a difference of two groups takes at least one edit in each")
     drawn = [rng.choice(group, (2000, len(group))).mean(1) for group in (a, b)]
     low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
-    return float(a.mean() - b.mean()), float(low), float(high)
+    return Span(float(a.mean() - b.mean()), float(low), float(high))
 
 
 def clashing(here: World, n: int, seed: int = 0) -> list[tuple[EditRequest, EditRequest]]:
     """Pairs of edits that cannot both be true: one person marries another, then that one marries a third.
 
-    Nobody is in two pairs. Raises BadInput where there are fewer than ``n``.
+    A marriage is edited first in one pair at most, and second in one at most; with no more pairs than half of the
+    couples nobody is in two pairs. Raises BadInput where there are fewer than ``n``, or than three couples.
     """
     married = [f for f in here.facts if f.relation == "married_to"]
     rng = random.Random(f"clashing/{here.kind}/{here.seed}/{seed}")
     rng.shuffle(married)
-    if len(married) < 2 * n + 1:
-        raise BadInput(f"the world {here.kind!r} has {len(married)} couples: {n} clashing pairs take {2 * n + 1}")
-    third = [fact.object for fact in married[2 * n :]]
+    if len(married) < max(n, 3):
+        raise BadInput(f"the world {here.kind!r} has {len(married)} couples: {n} clashing pairs take {max(n, 3)}")
     pairs = []
-    for i in range(n):
-        one, other = married[2 * i], married[2 * i + 1]
+    for one, other in _in_pairs(married)[:n]:
+        third = rng.choice([fact.object for fact in married if fact not in (one, other)])
         pairs.append(
             (
                 _marriage(one.id, one.subject, other.subject, one.object, one.template),
-                _marriage(other.id, other.subject, rng.choice(third), other.object, other.template),
+                _marriage(other.id, other.subject, third, other.object, other.template),
             )
         )
     return pairs
+
+
+def _in_pairs(couples: Sequence[Fact]) -> list[tuple[Fact, Fact]]:
+    """Each couple with its successor on a ring; first those of which no two share a couple, then the others."""
+    ring = list(zip(couples, [*couples[1:], couples[0]], strict=True))
+    return [*ring[: len(ring) - len(ring) % 2 : 2], *ring[1::2], *ring[len(ring) - len(ring) % 2 :]]
 
 
 def _marriage(name: str, who: str, whom: str, true: str, template: str) -> EditRequest:
