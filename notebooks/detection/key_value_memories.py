@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from paramem import Site, claim, load
+from paramem.decisions import UNDECIDED, Decision
 from paramem.detection.ablation import value_vectors
 from paramem.detection.key_value import (
     KeyValueSettings,
@@ -41,7 +42,7 @@ from paramem.detection.neurons import answer_tokens
 from paramem.detection.patterns import random_keys
 from paramem.detection.prefixes import prefixes_of
 from paramem.detection.tuning import TuneSettings, tune
-from paramem.evaluation.intervals import bootstrap
+from paramem.evaluation.intervals import bootstrap, span
 from paramem.material import facts_for, known_facts
 from paramem.plots import curves
 
@@ -111,6 +112,9 @@ print(table.sample(10, random_state=seed).sort_values("layer")[shown].to_string(
 # fewer than one of a thousand cases. It is semantic for a trigger with which two others share the relation in other templates, or
 # the answer with other subjects; shared words and names are shallow.
 #
+# The claim is about keys. So it is not enough that the shares are the paper's: random directions have to do worse, by a tenth of the
+# triggers at least. Where they leave less than a tenth uncovered, no key could show this, and nothing is decided.
+#
 # Dealing the labels out anew is one control, but an easy one: prefixes with similar hidden states share words whatever looks for
 # them. The harder control reads the same hidden states with keys that point in random directions and are as long as the learned
 # ones. Before running: how many of their triggers will belong to a pattern?
@@ -152,20 +156,26 @@ def lift(frame, column):
     return float(high.mean()), float(low.mean()), float(high.mean() - low.mean() - half)
 
 
+NEGLIGIBLE = 0.1
 covered = 1 - table.groupby("layer")["uncovered"].mean()
-learned_more = (unlearned["uncovered"] - table["uncovered"]).to_numpy()
+learned_more = span(unlearned["uncovered"] - table["uncovered"], seed)
+ceiling = unlearned["uncovered"].mean() < NEGLIGIBLE  # random keys leave too little for learned ones to cover more
+papers_shares = Decision.of((table["patterns"] > 0).mean() >= 0.95 and covered.min() >= 0.65)
 claim(
     "geva2020keyvalue.recognisable-patterns",
-    (table["patterns"] > 0).mean() >= 0.95 and covered.min() >= 0.65 and bootstrap(learned_more, resample)[0] > 0,
+    papers_shares & (UNDECIDED if ceiling else learned_more.above(NEGLIGIBLE)),
     measured={
         "keys_with_a_pattern": (table["patterns"] > 0).mean(),
         "covered_least": covered.min(),
         "covered": covered.mean(),
         "covered_random_keys": 1 - unlearned["uncovered"].mean(),
+        "covered_more_low": learned_more.low,
+        "covered_more_high": learned_more.high,
         "patterns_per_key": table["patterns"].mean(),
         "keys_with_a_pattern_random_keys": (unlearned["patterns"] > 0).mean(),
     },
-    note="the paper's shares, and more triggers covered than for random keys of the same length in the same stream",
+    note="the paper's shares, and a tenth more of the triggers covered than for random keys of the same length in the same stream; "
+    "undecided where random keys leave less than a tenth",
 )
 
 # %%
