@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 
 from paramem import claim, load
-from paramem.decisions import every
 from paramem.editing.grace import GraceSettings, grace
 from paramem.editing.long_sequences import kept_sums, sequences, shipped
 from paramem.editing.trained import load as trained_for
@@ -70,7 +69,7 @@ looked([before])[["measure", "value", "items"]].round(3)
 # a code beside the weights for each. AdaLoRA, the dearest, makes three hundred. What a sequence of weight changes adds up to is a small file, found by a hash of model, edits and
 # settings; it is made where it is not kept. So the default profile makes the first edits itself and then looks at kept sums. The lines of
 # editors of which no sum is kept end at thirty on this page; what the full profile found for them after a hundred, three hundred
-# and a thousand edits is part of what is measured for the first claim, in `results/editing/collapse.json`.
+# and a thousand edits is part of what is measured for the claim, in `results/editing/collapse.json`.
 
 # %%
 looks = {}
@@ -108,8 +107,7 @@ curves(
 
 # %%
 table["95 %"] = [f"{m:.2f} [{low:.2f}, {high:.2f}]" for m, low, high in table[["value", "low", "high"]].to_numpy()]
-by_n = table.pivot_table("95 %", ["measure", "editor"], "n", aggfunc="first", sort=False).sort_index(axis=1)
-print(by_n.fillna("").to_string())
+print(table.pivot_table("95 %", ["measure", "editor"], "n", aggfunc="first", sort=False).fillna("").to_string())
 
 # %% [markdown]
 # And the loss on ordinary text, in nats a token, and how far the edited matrices have moved in units of their own norm:
@@ -122,17 +120,15 @@ whole = pd.DataFrame(
         for measure, value in (("loss on text", np.log(look.perplexity)), ("change of the weights", look.change))
     ]
 )  # fmt: skip
-by_n = whole.pivot_table("value", ["measure", "editor"], "n", aggfunc="first", sort=False).sort_index(axis=1)
-print(by_n.fillna("").to_string())
+print(whole.pivot_table("value", ["measure", "editor"], "n", aggfunc="first", sort=False).fillna("").to_string())
 print(f"loss before: {np.log(before.perplexity):.1f}")
 
 # %% [markdown]
-# ## Claims
+# ## Claim
 #
-# The criteria were fixed before any sequence longer than a hundred edits had been looked at. *Falls steeply on every
+# The criterion was fixed before any sequence longer than a hundred edits had been looked at. *Falls steeply on every
 # metric* is read as: of edits and paraphrases fewer than half are right at the end, and of unedited facts and skills fewer than half
-# of what there was; each by a 95 % interval over items. *Stable* is read as the opposite, for AdaLoRA after a hundred. An interval that
-# straddles one half decides nothing, unless it is within a tenth of it. The two had been one claim, which failed for AdaLoRA alone.
+# of what there was; each by a 95 % interval over items. *Stable* is read as the opposite, for AdaLoRA after a hundred.
 
 
 # %%
@@ -146,16 +142,16 @@ def halves(look):
     }
 
 
-NEGLIGIBLE = 0.1
-steep = {
-    name: every(each.below(negligible=NEGLIGIBLE) for each in halves(last[name]).values())
-    for name in ("FT-L", "ROME", "AdaLoRA")
-}
+steep = {name: all(each.high < 0 for each in halves(last[name]).values()) for name in ("FT-L", "ROME", "AdaLoRA")}
 at_hundred = next((look for look in looks["AdaLoRA"] if look.n == 100), looks["AdaLoRA"][-1])
-print("falls on every measure:", {name: str(fell) for name, fell in steep.items()})
+stable = all(each.low > 0 for each in halves(at_hundred).values())
+print(
+    {name: "fell" if fell else "did not fall on every measure" for name, fell in steep.items()},
+    f"AdaLoRA stable: {stable}",
+)
 claim(
     "zhang2024knowedit.sequences-collapse",
-    every(steep.values()),
+    all(steep.values()) and stable,
     measured={
         "n_edits": last["ROME"].n,
         **{
@@ -163,27 +159,16 @@ claim(
             for name, some in looks.items() for look in some if look.n in (100, 300, 1000) for measure, share in shares.items()
         },
     },
-    note="FT-L and ROME after 1000 edits, AdaLoRA after 300: less than half is left of every measure; 95 % intervals over items",
+    note="FT-L and ROME after 1000 edits, AdaLoRA after 300: less than half is left of every measure; AdaLoRA after 100: more than half of "
+    "every measure; 95 % intervals over items",
 )  # fmt: skip
-
-# %%
-left = halves(at_hundred)
-claim(
-    "zhang2024knowedit.adalora-holds-for-a-hundred",
-    every(each.above(negligible=NEGLIGIBLE) for each in left.values()),
-    measured={
-        "n_edits": at_hundred.n,
-        **{measure.replace(" ", "_"): float(share(at_hundred).mean()) for measure, share in shares.items()},
-        **{f"{measure.replace(' ', '_')}_beyond_half_high": each.high for measure, each in left.items()},
-    },
-    note="AdaLoRA after 100 edits: more than half is left of every measure; 95 % intervals over items",
-)
 
 # %% [markdown]
 # ## Departures and limits
 #
 # The survey mixes three of its data sets; here two tasks of one world take turns. Its models are asked to generate, ours must
-# give every token of the answer when it is fed. One order of edits on one testbed of each architecture; the intervals are over
+# give every token of the answer when it is fed. The claim joins two statements: all three editors fall steeply, as the line printed above its
+# card says; what fails is that AdaLoRA holds for a hundred edits. One order of edits on one testbed of each architecture; the intervals are over
 # what is asked, not over orders. Kept sums are rounded to half precision.
 #
 # ## Exercises
