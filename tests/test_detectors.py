@@ -63,8 +63,12 @@ def state_of(lm: LM) -> dict[str, object]:
 
 
 def faults(frame: pd.DataFrame) -> list[str]:
-    """What is wrong with a table: not tidy, or not a number."""
+    """What is wrong with a table: not tidy, or not a number; ``x_where_y`` is missing exactly where y never is."""
     wrong = [] if len(frame) else ["no rows"]
+    for name in [each for each in frame.columns if "_where_" in str(each)]:
+        never = frame[name.split("_where_")[1]] == 0
+        wrong += [] if frame[name].isna().equals(never) else [f"missing in {name}"]
+        frame = frame.assign(**{name: frame[name].mask(never, 0.0)})
     wrong += [f"column {name!r} is no name" for name in frame.columns if not isinstance(name, str)]
     wrong += [f"missing in {name}" for name in frame.columns if frame[name].isna().any()]
     numbers = frame.select_dtypes("number")

@@ -25,9 +25,14 @@ from paramem.models import LM
 
 
 def functions(name: str, **values: object) -> dict[str, Any]:
-    """The functions and imports of a notebook, without the rest of its cells, and the given values."""
+    """The functions, imports and constants of a notebook, without the rest of its cells, and the given values."""
     body = ast.parse((ROOT / f"notebooks/detection/{name}.py").read_text()).body
-    kept = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)]
+    kept = [
+        node
+        for node in body
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)
+        or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper())
+    ]
     names: dict[str, Any] = dict(values)  # defaults of arguments need some of them
     exec(compile(ast.Module(kept, []), name, "exec"), names)
     names.update(values)  # what is given takes the place of what was imported

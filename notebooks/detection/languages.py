@@ -617,7 +617,7 @@ def check(exercise, guess):
         taken = with_random({name: neurons_of(larger, name) for name in texts}, np.random.default_rng(seed))
         selective, measured = harms(deactivation(lm, items, taken, measure="answer"))
         numbers = {name: near(value) for name, value in measured.items()}
-        return "right" if guess == ("yes" if selective else "no") else f"no: {numbers}"
+        return "right" if guess == ("yes" if selective.holds else "no") else f"no: {numbers}"
     together = deactivation(lm, items, {"both": [sorted({*own["en"], *own["es"]})]}, measure="answer")["drop"].mean()
     alone = lost["answer"].groupby("neurons")["drop"].mean()
     return "right" if (together > alone["en"] + alone["es"]) == (guess == "more") else "look again: print `together`"
