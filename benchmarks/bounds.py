@@ -4,9 +4,9 @@ beside the forwards of its documents; measured in one run on one thread.
     python benchmarks/bounds.py [--repeats 9]
 
 The limit of the projector is the memory bandwidth: the time of one copy of D numbers in the same run. With d = 1,000
-its 2 D sqrt d operations take longer than that on one core (four to five copies), in any order: there the unit is the
-larger of its two matrix products, and nothing else. Ratios, so that a busy machine does not matter; the exit status
-is 1 when one exceeds its budget. Under a minute of CPU time; `--size huge` takes two.
+its 2 D sqrt d operations take longer than three of them on one core, in any order: there the unit is the larger
+of its two matrix products. Ratios, so that a busy machine does not matter; the exit status is 1 when one exceeds its
+budget. Under a minute of CPU time; `--size huge` takes two.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from paramem.editing.rome import RomeSettings, rome
-from paramem.errors import BadInput
-from paramem.evaluation.intervals import paired
-from paramem.evaluation.robustness import apart, ask_forms, clashing, forms, paired_forms, there_and_back
+from paramem.errors import BadInput, BadParameter
+from paramem.evaluation.intervals import paired, unpaired
+from paramem.evaluation.robustness import ask_forms, clashing, forms, paired_forms, there_and_back
 from paramem.material import edits_for
 from paramem.models import LM, load
 from paramem.world import world
@@ -77,13 +77,13 @@ def test_forms_are_asked_of_each_edit_alone(lm: LM) -> None:
 
 
 def test_differences_have_intervals_that_can_exclude_zero() -> None:
-    mean, low, high = apart([1.0, 0.9] * 10, [0.1, 0.2] * 10)
+    mean, low, high = unpaired([1.0, 0.9] * 10, [0.1, 0.2] * 10)
     assert 0 < low < mean < high
-    same = apart([0.5, 0.1] * 10, [0.1, 0.5] * 10)
+    same = unpaired([0.5, 0.1] * 10, [0.1, 0.5] * 10)
     assert same[1] < 0 < same[2]
     assert paired([1.0, 2.0], [1.0, 2.0]) == (0, 0, 0)
-    with pytest.raises(BadInput, match="at least one edit"):
-        apart([], [1.0])
+    with pytest.raises(BadParameter, match="needs some on both sides"):
+        unpaired([], [1.0])
 
 
 @pytest.mark.parametrize("kind", ["recall", "edit"])

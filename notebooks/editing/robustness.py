@@ -25,9 +25,9 @@ from paramem.editing.fine_tuning import FineTuneSettings, fine_tune
 from paramem.editing.rome import RomeSettings, rome, rome_each
 from paramem.editing.sequence import in_sequence
 from paramem.editing.statistics import cached_second_moment
-from paramem.evaluation.intervals import over_edits, paired
+from paramem.evaluation.intervals import over_edits, paired, unpaired
 from paramem.evaluation.over_time import right
-from paramem.evaluation.robustness import apart, ask_forms, clashing, forms, paired_forms, there_and_back
+from paramem.evaluation.robustness import ask_forms, clashing, forms, paired_forms, there_and_back
 from paramem.material import edits_for, text_for, world_behind
 from paramem.plots import rates
 from paramem.registry import method
@@ -188,7 +188,7 @@ claim(
 per_edit = rome_all.assign(popularity=rome_all["request"].map(popularity)).groupby(["request", "popularity"])["right"]
 success = per_edit.mean().reset_index()
 rare, often = (success[success["popularity"] == e]["right"] for e in (EXPOSURES[0], EXPOSURES[-1]))
-easier = apart(rare, often)
+easier = unpaired(rare, often)
 print(
     f"{len(rare)} edits of rare people, {len(often)} of popular ones: a difference below {(easier.high - easier.low) / 2:.2f} would not "
     "be seen"

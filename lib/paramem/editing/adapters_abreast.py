@@ -70,11 +70,10 @@ def adapters_each(
     lm: LM, requests: Sequence[EditRequest], settings: LowRankSettings, *, batch_size: int = 16
 ) -> list[WeightDelta]:
     """Every request as an edit of its own; the model itself stays as it is. Requests must have been checked."""
-    from paramem.editing.targets import of_like_length
+    from paramem.editing.targets import alike
 
     found: dict[int, WeightDelta] = {}
-    lengths = lm.encode([r.prompt for r in requests], [r.target_new for r in requests]).lengths
-    for some in of_like_length(lengths.tolist(), batch_size):
+    for some in alike(lm, requests, batch_size):
         found |= dict(zip(some, _trained(lm, [requests[i] for i in some], settings), strict=True))
     return [found[i] for i in range(len(requests))]
 

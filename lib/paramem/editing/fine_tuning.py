@@ -23,7 +23,7 @@ from torch import Tensor
 
 from paramem.arch import Site
 from paramem.editing.requests import check_requests
-from paramem.editing.targets import of_like_length
+from paramem.editing.targets import alike
 from paramem.errors import BadParameter
 from paramem.facts import EditRequest
 from paramem.hooks import Blocks, Patch
@@ -120,8 +120,7 @@ def fine_tune_each(
     """
     check_requests(lm, requests, [settings.layer], together=False)
     found: dict[int, WeightDelta] = {}
-    lengths = lm.encode([r.prompt for r in requests], [r.target_new for r in requests]).lengths
-    for some in of_like_length(lengths.tolist(), batch_size):
+    for some in alike(lm, requests, batch_size):
         found |= dict(zip(some, _tuned(lm, [requests[i] for i in some], settings), strict=True))
     return [found[i] for i in range(len(requests))]
 

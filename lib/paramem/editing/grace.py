@@ -34,7 +34,7 @@ from torch import Tensor
 from paramem.arch import Site
 from paramem.editing.codebook import SLACK, Codebook, distances
 from paramem.editing.requests import check_requests
-from paramem.editing.targets import of_like_length
+from paramem.editing.targets import alike
 from paramem.errors import BadParameter
 from paramem.facts import EditRequest
 from paramem.models import LM
@@ -190,9 +190,8 @@ def learn_values(
         turns[turn].append(edit)
     values: dict[int, Tensor] = {}
     losses: dict[int, list[float]] = {}
-    lengths = lm.encode([r.prompt for r in requests], [r.target_new for r in requests]).lengths.tolist()
     for turn_edits in turns:
-        for places in of_like_length([lengths[edit] for edit in turn_edits], settings.batch_size):
+        for places in alike(lm, [requests[edit] for edit in turn_edits], settings.batch_size):
             part = [turn_edits[place] for place in places]
             begin = [values.get(owner[edit]) for edit in part]
             found, history = _train(lm, [requests[edit] for edit in part], begin, settings)

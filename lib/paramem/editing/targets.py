@@ -160,6 +160,12 @@ def of_like_length(lengths: Sequence[int], most: int, least: int = 8) -> Iterato
     yield held
 
 
+def alike(lm: LM, requests: Sequence[EditRequest], most: int) -> Iterator[list[int]]:
+    """Numbers of the requests that are run together, at most so many: `of_like_length`, of prompts with targets."""
+    lengths = lm.encode([r.prompt for r in requests], [r.target_new for r in requests]).lengths
+    yield from of_like_length(lengths.tolist(), most)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Rows:
     """Rows of like length, run together: how, where the changes of which edits enter, and where they are read."""

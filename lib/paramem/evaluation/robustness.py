@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from paramem.errors import BadInput
@@ -109,16 +108,6 @@ def paired_forms(table: pd.DataFrame, one: str, others: Sequence[str], seed: int
     wide = table.pivot(index="request", columns="form", values="right")
     both = pd.DataFrame({"one": wide[one], "others": wide[list(others)].mean(axis=1)}).dropna()
     return paired(both["one"].to_list(), both["others"].to_list(), seed)
-
-
-def apart(one: Sequence[float], other: Sequence[float], seed: int = 0) -> Span:
-    """Difference of the means of two groups of edits, with the 95 % bootstrap interval over both."""
-    a, b, rng = np.asarray(one, float), np.asarray(other, float), np.random.default_rng(seed)
-    if not len(a) or not len(b):
-        raise BadInput("a difference of two groups takes at least one edit in each")
-    drawn = [rng.choice(group, (2000, len(group))).mean(1) for group in (a, b)]
-    low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
-    return Span(float(a.mean() - b.mean()), float(low), float(high))
 
 
 def clashing(here: World, n: int, seed: int = 0) -> list[tuple[EditRequest, EditRequest]]:
