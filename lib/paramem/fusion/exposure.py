@@ -24,7 +24,8 @@ import pandas as pd
 
 from paramem.errors import BadInput, BadParameter
 from paramem.fusion.conflicts import Belief
-from paramem.fusion.training import TrainSettings, fine_tune, n_tokens
+from paramem.fusion.kept import kept_fine_tune
+from paramem.fusion.training import TrainSettings, n_tokens
 from paramem.lm import LM
 from paramem.world.corpus import Document, Part, joined
 from paramem.world.read import ANSWER, MAIN, PROMPT, STOP, Mix, Writer
@@ -181,4 +182,4 @@ def expose(
     if not told:
         raise BadInput("nobody's facts are stated: give a level above 0")
     rows = [*told, *replay_rows(lm, here, settings, settings.share * n_tokens(told), seed)]
-    return fine_tune(lm, rows, settings.training, seed=seed, name=name)
+    return kept_fine_tune(lm, rows, settings.training, seed=seed, name=name)

@@ -23,9 +23,10 @@ import pandas as pd
 from paramem.errors import BadParameter
 from paramem.evaluation.intervals import Span, wilson
 from paramem.fusion.documents import Document, Sizes, Split, draw_documents, split_by_date
+from paramem.fusion.kept import kept_fine_tune
 from paramem.fusion.questions import COUNTS, SCENARIOS, Question, Scenario, build_questions, statements_of
 from paramem.fusion.scoring import Knowledge, accurate, coverage, gold, reference, stated, wrong
-from paramem.fusion.training import InfusionSettings, TrainSettings, answer_rows, fine_tune, infusion_rows, matched
+from paramem.fusion.training import InfusionSettings, TrainSettings, answer_rows, infusion_rows, matched
 from paramem.interventions import WeightDelta
 from paramem.interventions.abreast import abreast
 from paramem.lm import LM
@@ -145,12 +146,12 @@ def continued(lm: LM, ground: Ground, settings: FusionSettings, *, name: str = "
     """The model after continued training on K_p; always for as many tokens as with full augmentation."""
     rows = infusion_rows(lm, ground.here, ground.split.parametric, settings.infusion, ground.seed)
     full = infusion_rows(lm, ground.here, ground.split.parametric, InfusionSettings(), ground.seed)
-    return fine_tune(lm, rows, matched(settings.continued, rows, full), seed=ground.seed, name=name)
+    return kept_fine_tune(lm, rows, matched(settings.continued, rows, full), seed=ground.seed, name=name)
 
 
 def supervised(lm: LM, questions: Sequence[Question], ground: Ground, settings: FusionSettings, *, name: str) -> LM:
     """The model after fine-tuning on the questions."""
-    return fine_tune(lm, answer_rows(lm, questions), settings.supervised, seed=ground.seed, name=name)
+    return kept_fine_tune(lm, answer_rows(lm, questions), settings.supervised, seed=ground.seed, name=name)
 
 
 def train_modes(lm: LM, ground: Ground, settings: FusionSettings | None = None) -> dict[str, LM]:

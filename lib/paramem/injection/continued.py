@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paramem.errors import BadInput, BadParameter, PromptTooLong
-from paramem.fusion.training import TrainSettings, fine_tune, matched
+from paramem.fusion.kept import kept_fine_tune
+from paramem.fusion.training import TrainSettings, matched
 from paramem.injection.biographies import TELLINGS, People, biographies, draw_people, told
 from paramem.lm import LM
 from paramem.world.read_rules import Rules
@@ -64,7 +65,7 @@ def named() -> tuple[str, ...]:
 def injected(lm: LM, people: People, telling: str, *, seed: int, settings: TrainSettings = INJECTED) -> LM:
     """The model after continued training on the texts: as many tokens for every telling."""
     rows, one = corpus(lm, people, telling, seed), corpus(lm, people, "full names", seed)
-    return fine_tune(lm, rows, matched(settings, rows, one), seed=seed, name=telling)
+    return kept_fine_tune(lm, rows, matched(settings, rows, one), seed=seed, name=telling)
 
 
 def stored(lm: LM, people: People, telling: str, *, seed: int) -> NDArray[np.bool_]:

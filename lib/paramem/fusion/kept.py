@@ -1,0 +1,128 @@
+r"""Models that were fine-tuned once, and kept.
+
+    tuned = kept_fine_tune(lm, rows, CONTINUED, seed=0, name="CT")    # trained now, or found
+    python -m paramem.fusion.kept                                     # trains the shipped ones again, about ten minutes
+
+A training is found by a hash of all that goes into it - the model's weights, the rows in their order, the settings, the
+seed - among those that are shipped and then in the user's cache; what is not there is trained and put into the cache.
+What is kept of a matrix is its change, each row in 127 steps of the row's largest number,
+
+    W' = W + s q,    q in {-127, ..., 127}^(m x n),    s_i = max_j |dW_ij| / 127,
+
+and a model that was just trained is rounded in the same way, so that a kept one and a new one are the same numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+
+import torch
+import typer
+from safetensors import SafetensorError
+from safetensors.torch import load as unpacked
+from safetensors.torch import save
+from torch import Tensor
+
+from paramem.editing.statistics import cache_folder
+from paramem.fusion.training import TrainSettings, fine_tune
+from paramem.lm import LM
+from paramem.world.recipe import Row
+from paramem.world.weights import write_atomically
+
+SHIPPED = Path(__file__).parent / "trained"
+STEPS = 127
+FORMAT = 1  # in every hash: raise it when what `fine_tune` does with the same rows and settings changes
+
+_into: ContextVar[Path | None] = ContextVar("paramem_kept_into", default=None)
+
+
+def kept_fine_tune(lm: LM, rows: Sequence[Row], settings: TrainSettings, *, seed: int = 0, name: str = "") -> LM:
+    """`fine_tune`, its change rounded to eight bits: found where it was kept, else trained now and kept.
+
+    A folder that cannot be written costs the cache, not the result; a damaged file is made again.
+    Raises BadInput without rows.
+    """
+    file, into = file_name(lm, rows, settings, seed), _into.get()
+    for folder in [SHIPPED, cache_folder() / "trained"] if into is None else [into]:
+        with suppress(OSError, SafetensorError, KeyError, ValueError):
+            return changed(lm, unpacked((folder / file).read_bytes()), name)
+    change = packed(lm, fine_tune(lm, rows, settings, seed=seed, name=name))
+    with suppress(OSError):
+        note = {"model": lm.name, "name": name, "settings": repr(settings), "seed": seed, "torch": torch.__version__}
+        data = save(change, metadata={"paramem": json.dumps(note)})
+        write_atomically((into or cache_folder() / "trained") / file, data)
+    return changed(lm, change, name)
+
+
+def file_name(lm: LM, rows: Sequence[Row], settings: TrainSettings, seed: int) -> str:
+    """The file of a training: a hash of all that goes into it."""
+    digest = hashlib.sha256(f"{FORMAT}\n{lm.fingerprint()}\n{settings!r}\n{seed}\n".encode())
+    for row in rows:
+        digest.update(repr(row).encode())
+    return f"{digest.hexdigest()[:16]}.safetensors"
+
+
+def packed(before: LM, after: LM) -> dict[str, Tensor]:
+    """The change of every parameter that moved: int8 steps ``name``, and ``name/scale``, one for each row."""
+    was, found = dict(before.model.named_parameters()), {}
+    for name, now in after.model.named_parameters():
+        change = (now - was[name]).detach().cpu().float()
+        if not bool(change.any()):
+            continue
+        rows = change.reshape(len(change), -1)
+        scale = rows.abs().amax(1, keepdim=True) / STEPS
+        found[name] = (rows / scale.clamp(min=1e-30)).round().to(torch.int8).reshape(change.shape)
+        found[f"{name}/scale"] = scale[:, 0]
+    return found
+
+
+def changed(lm: LM, change: Mapping[str, Tensor], name: str = "") -> LM:
+    """A copy of the model with a packed change. Raises KeyError or ValueError for the change of another model."""
+    after = LM.of(copy.deepcopy(lm.model), lm.tokenizer, name or lm.name)
+    parameters = dict(after.model.named_parameters())
+    for key in change:
+        if key.endswith("/scale"):
+            continue
+        steps, scale, parameter = change[key], change[f"{key}/scale"], parameters[key]
+        if steps.shape != parameter.shape or scale.shape != steps.shape[:1]:
+            raise ValueError(f"{key}: a change of shape {tuple(steps.shape)} for {tuple(parameter.shape)}")
+        moved = steps.float() * scale.reshape(-1, *[1] * (steps.ndim - 1))
+        parameter.copy_(parameter + moved.to(parameter))
+    return after
+
+
+@contextmanager
+def keeping(folder: Path) -> Iterator[None]:
+    """Inside, trainings are looked for and kept in this folder alone."""
+    token = _into.set(folder)
+    try:
+        yield
+    finally:
+        _into.reset(token)
+
+
+# Modules whose ``train_shipped(lm)`` trains all that the default run of their notebook asks.
+TRAINED_BY = ("paramem.fusion.study", "paramem.fusion.exposure", "paramem.injection.continued")
+
+
+def rebuild(model: str = "read-s0", folder: Path = SHIPPED) -> None:
+    """Train the models that are shipped and are not there; about ten minutes of one core."""
+    from paramem.models import load
+
+    lm = load(model)
+    with keeping(folder):
+        for module in TRAINED_BY:
+            importlib.import_module(module).train_shipped(lm)
+            print(f"{model}: the models of {module} are in {folder.name}/", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    typer.run(rebuild)

@@ -1,0 +1,98 @@
+"""Fine-tuned models that are kept: found by all that went into them, the same numbers whether found or made."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from paramem import load
+from paramem.errors import BadInput
+from paramem.fusion.kept import STEPS, file_name, keeping, kept_fine_tune, packed
+from paramem.fusion.training import TrainSettings, fine_tune, text_row
+from paramem.lm import LM
+
+SETTINGS = TrainSettings(passes=2, lr=1e-3)
+TEXTS = ("Vesna Mendoza was born in Warsaw.", "Vesna Mendoza plays the cello.")
+
+
+@pytest.fixture(scope="module")
+def lm() -> LM:
+    return load("read-s0")
+
+
+@pytest.fixture(scope="module")
+def rows(lm):
+    return [text_row(lm, text) for text in TEXTS]
+
+
+def weights(lm: LM) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in lm.model.parameters()])
+
+
+def test_what_is_found_is_what_was_made_and_close_to_the_training(lm, rows, tmp_path):
+    before = lm.fingerprint()
+    with keeping(tmp_path):
+        made = kept_fine_tune(lm, rows, SETTINGS, name="made")
+        (file,) = tmp_path.iterdir()
+        written = file.stat().st_mtime_ns
+        found = kept_fine_tune(lm, rows, SETTINGS, name="found")
+    assert torch.equal(weights(made), weights(found)) and file.stat().st_mtime_ns == written
+    assert (made.name, found.name) == ("made", "found") and lm.fingerprint() == before
+    exact = fine_tune(lm, rows, SETTINGS)
+    change, off = weights(exact) - weights(lm), weights(made) - weights(exact)
+    assert off.abs().max() <= change.abs().max() / STEPS / 2 * 1.01
+    assert off.norm() < 0.02 * change.norm() and change.norm() > 0  # rounding to fewer steps fails here, see below
+
+
+def test_the_rounding_bound_is_tight_enough_to_notice_fewer_steps(lm, rows, monkeypatch):
+    exact = fine_tune(lm, rows, SETTINGS)
+    monkeypatch.setattr("paramem.fusion.kept.STEPS", 7)
+    coarse = packed(lm, exact)
+    name = next(key for key in coarse if key.endswith("down_proj.weight"))
+    change = dict(exact.model.named_parameters())[name] - dict(lm.model.named_parameters())[name]
+    off = coarse[name].float() * coarse[f"{name}/scale"][:, None] - change
+    assert off.norm() > 0.02 * change.norm()
+
+
+def test_everything_that_goes_into_a_training_is_in_its_name(lm, rows):
+    other = load("read-gpt2-s0")
+    names = {
+        file_name(lm, rows, SETTINGS, 0),
+        file_name(lm, rows, SETTINGS, 1),
+        file_name(lm, rows[::-1], SETTINGS, 0),
+        file_name(lm, [(rows[0][0], [0.5] * len(rows[0][0])), rows[1]], SETTINGS, 0),
+        file_name(lm, rows, replace(SETTINGS, lr=2e-3), 0),
+        file_name(other, rows, SETTINGS, 0),
+    }
+    assert len(names) == 6
+    assert file_name(lm.with_(name="another"), [*rows], SETTINGS, 0) == file_name(lm, rows, SETTINGS, 0)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "another model's"])
+def test_a_damaged_file_is_made_again(lm, rows, tmp_path: Path, damage):
+    with keeping(tmp_path):
+        made = kept_fine_tune(lm, rows, SETTINGS)
+        (file,) = tmp_path.iterdir()
+        good = file.read_bytes()
+        if damage == "another model's":
+            gpt2 = load("read-gpt2-s0")
+            kept_fine_tune(gpt2, [text_row(gpt2, text) for text in TEXTS], SETTINGS)
+            (theirs,) = set(tmp_path.iterdir()) - {file}
+            theirs.replace(file)
+        else:
+            file.write_bytes(good[:100] if damage == "cut" else b"")
+        again = kept_fine_tune(lm, rows, SETTINGS)
+    assert torch.equal(weights(made), weights(again)) and file.read_bytes() == good
+
+
+def test_a_folder_that_cannot_be_written_costs_the_cache_only(lm, rows, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    with keeping(blocked / "below"):
+        assert not torch.equal(weights(kept_fine_tune(lm, rows, SETTINGS)), weights(lm))
+
+
+def test_no_rows_are_refused(lm):
+    with pytest.raises(BadInput, match="no rows"):
+        kept_fine_tune(lm, [], SETTINGS)
