@@ -27,7 +27,7 @@ SOURCES: dict[str, str] = {
     "reason-s0": "paramem.world.reason",
     **dict.fromkeys(("reason-short-gpt2-s0", "reason-short-gpt2-s1"), "paramem.world.reason"),
     **dict.fromkeys(("reason-short-llama-s0", "reason-short-llama-s1"), "paramem.world.reason"),
-    **dict.fromkeys(("read-s0", "read-gpt2-s0"), "paramem.world.read"),
+    **dict.fromkeys(("read-s0", "read-s1", "read-gpt2-s0", "read-gpt2-s1"), "paramem.world.read"),
     **dict.fromkeys(("speak-s0", "speak-s1", "speak-gpt2-s0"), "paramem.world.speak"),
     **dict.fromkeys(("edit-gpt2-s0", "edit-gpt2-s1", "edit-llama-s0", "edit-llama-s1"), "paramem.world.edit"),
     **dict.fromkeys(("grammar-gpt2-s0", "grammar-gpt2-s1"), "paramem.world.grammar"),
