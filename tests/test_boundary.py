@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,9 +21,11 @@ from paramem.evaluation.calibration import (
     calibration_error,
     calibration_error_of_a_calibrated,
     discrimination,
+    excess_error,
     reliability,
     resampled,
 )
+from paramem.evaluation.intervals import Span
 from paramem.fusion.boundary import Words, asked, looked_up
 from paramem.fusion.conflicts import Trial
 from paramem.fusion.documents import Snippet
@@ -34,6 +38,7 @@ from paramem.fusion.exposure import (
     exposure_rows,
     ledger,
     replay_rows,
+    train_shipped,
     wordings_of,
 )
 from paramem.fusion.study import continuations
@@ -111,14 +116,34 @@ def test_nobody_is_spoken_of_twice_in_a_row() -> None:
 
 
 def test_replay_uses_no_new_name_and_has_the_tokens_asked_for() -> None:
-    new = {fact.belief.entity for fact in people()}
+    new, behind_a_passage = {fact.belief.entity for fact in people()}, {}
     for kind in ("all kinds", "no passages"):
         rows = replay_rows(reader(), HERE, ExposeSettings(replay=kind), 2000, 0)
-        text = " ".join(str(reader().tokenizer.decode(list(ids))) for ids, _ in rows)
+        texts = [str(reader().tokenizer.decode(list(ids), skip_special_tokens=True)).strip() for ids, _ in rows]
         assert 2000 <= n_tokens(rows) < 2200
-        assert not any(name in text for name in new)
-        assert REFUSAL in text
+        assert not any(name in text for text in texts for name in new)
+        assert any(REFUSAL in text for text in texts)
+        behind_a_passage[kind] = sum("Q:" in text and not text.startswith("Q:") for text in texts) / len(texts)
+    assert behind_a_passage["all kinds"] > 0.1 > behind_a_passage["no passages"] == 0
     assert replay_rows(reader(), HERE, ExposeSettings(replay="none"), 2000, 0) == []
+
+
+def test_what_is_shipped_is_what_the_default_run_of_the_notebook_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for = []
+    monkeypatch.setattr(
+        "paramem.fusion.exposure.kept_fine_tune", lambda *given, **more: asked_for.append((given, more))
+    )
+    train_shipped(reader())
+    (((_, rows, training), more),) = asked_for
+    notebook = (Path(__file__).parents[1] / "notebooks/fusion/knowledge_boundary.py").read_text(encoding="utf-8")
+    people, share = (re.search(rf"^{name}: \w+ = ([\d.]+)", notebook, re.M) for name in ("people", "replay"))
+    assert people is not None
+    assert share is not None
+    settings = ExposeSettings(share=float(share[1]))
+    facts = draw_people(HERE, Exposures(people=int(people[1])), 0)
+    told = exposure_rows(reader(), HERE, facts, settings, 0)
+    assert rows == [*told, *replay_rows(reader(), HERE, settings, settings.share * n_tokens(told), 0)]
+    assert (training, more["seed"]) == (settings.training, 0)
 
 
 def test_bad_exposures_are_refused() -> None:
@@ -132,6 +157,8 @@ def test_bad_exposures_are_refused() -> None:
         draw_people(HERE, Exposures(people=10_000), 0)
     with pytest.raises(BadParameter, match="share=-1"):
         ExposeSettings(share=-1)
+    with pytest.raises(BadParameter, match="replay='nothing' is none of 'all kinds', 'no passages', 'none'"):
+        ExposeSettings(replay="nothing")  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="nobody's facts"):
         expose(reader(), HERE, [f for f in people() if f.level == 0], ExposeSettings())
 
@@ -212,6 +239,26 @@ def test_the_error_of_the_calibrated_is_that_of_chance_and_the_overconfident_has
     assert brier(*overconfident) > brier(*calibrated)
     # order is not touched by pushing, so what tells right from wrong is the same
     assert discrimination(*overconfident) == pytest.approx(discrimination(*calibrated))
+
+
+def test_what_is_beyond_chance_is_small_only_where_many_answers_say_so() -> None:
+    def excess(n: int, sharpen: float, seed: int = 0) -> Span:
+        c, y = sample(n, sharpen, seed)
+        return resampled(excess_error(c, y, seed=100), np.arange(n), resamples=200)
+
+    assert excess(1000, 1.0).below(0.05).holds
+    assert excess(1000, 3.0).below(0.05).against
+    assert not excess(40, 1.0).below(0.05).decided
+    few = sample(40, 1.0)  # the control: an error no larger than chance makes it, from so few that nothing is known
+    assert calibration_error(*few) < calibration_error_of_a_calibrated(few[0])[1]
+    found = [excess(300, 1.0, seed) for seed in range(20)]
+    assert abs(np.mean([each.mean for each in found])) < 0.015
+    assert abs(np.mean([(each.low + each.high) / 2 for each in found])) < 0.015
+    c, y = sample(500, 2.0)
+    rows = np.arange(500)[::2]
+    assert excess_error(c, y, draws=200)(rows) == pytest.approx(
+        calibration_error(c[rows], y[rows]) - calibration_error_of_a_calibrated(c[rows])[0], abs=0.005
+    )
 
 
 def test_a_sure_model_that_is_right_half_the_time_is_off_by_a_half() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from paramem import load
-from paramem.errors import BadInput
+from paramem.errors import BadInput, BadParameter
 from paramem.fusion.kept import STEPS, file_name, keeping, kept_fine_tune, packed
 from paramem.fusion.training import TrainSettings, fine_tune, text_row
 from paramem.lm import LM
@@ -95,6 +95,28 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_only(lm, rows, tmp_path
     blocked.write_text("no folder")
     with keeping(blocked / "below"):
         assert not torch.equal(weights(kept_fine_tune(lm, rows, SETTINGS)), weights(lm))
+
+
+def test_what_is_trained_and_under_what_is_in_the_name_as_its_recipe(lm, rows, tmp_path):
+    def last(lm: LM) -> list[torch.nn.Parameter]:
+        return [lm.weight(lm.n_layers - 1, "down").parameter]
+
+    names = {file_name(lm, rows, SETTINGS, 0, recipe) for recipe in ("", "the last layer", "the last layer, noisy")}
+    assert len(names) == 3
+    with keeping(tmp_path):
+        some = kept_fine_tune(lm, rows, SETTINGS, train=last, recipe="the last layer")
+        everything = kept_fine_tune(lm, rows, SETTINGS)
+        again = kept_fine_tune(lm, rows, SETTINGS, train=last, recipe="the last layer")
+    moved = {
+        name
+        for (name, after), before in zip(some.model.named_parameters(), lm.model.parameters(), strict=True)
+        if not torch.equal(after, before)
+    }
+    assert moved == {lm.weight(lm.n_layers - 1, "down").name}
+    assert torch.equal(weights(some), weights(again))
+    assert not torch.equal(weights(some), weights(everything))
+    with pytest.raises(BadParameter, match="without a recipe"):
+        kept_fine_tune(lm, rows, SETTINGS, train=last)
 
 
 def test_no_rows_are_refused(lm):

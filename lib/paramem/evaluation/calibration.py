@@ -5,11 +5,13 @@ r"""Whether what is said with a probability is true that often, and whether the 
     calibration_error_of_a_calibrated(confidence)        # the ECE that chance alone gives, and its 95 % quantile
     discrimination(confidence, right)                    # AUROC
     resampled(lambda rows: calibration_error(confidence[rows], right[rows]), people)     # with its interval
+    resampled(excess_error(confidence, right), people).below(0.05)                       # calibrated, to five points?
 
 The expected calibration error is $\sum_b \frac{n_b}{n} |\bar y_b - \bar c_b|$ over bins $b$ of the answers sorted by
 confidence, $n_b$ of them in each, $\bar c_b$ their mean confidence and $\bar y_b$ the share that is right. With as many
 answers in every bin, none rests on a handful. A finite sample of a perfectly calibrated model has an error above zero,
-so an error is held against that of answers drawn with the promised probabilities.
+so an error is held against that of answers drawn with the promised probabilities. That it is no larger than chance
+makes it says little where answers are few; that what lies beyond chance is small says more.
 """
 
 from __future__ import annotations
@@ -59,6 +61,24 @@ def calibration_error_of_a_calibrated(
     rng = np.random.default_rng(seed)
     errors = [calibration_error(c, rng.random(len(c)) < c, bins=bins) for _ in range(draws)]
     return float(np.mean(errors)), float(np.quantile(errors, 0.95))
+
+
+def excess_error(
+    confidence: ArrayLike, right: ArrayLike, *, bins: int = BINS, draws: int = 20, seed: int = 0
+) -> Callable[[NDArray[np.int64]], float]:
+    """A statistic for `resampled`: the error less the mean error of answers drawn with the promised probabilities.
+
+    These are drawn once and resampled with the others, so that what resampling adds to an error is taken off as well.
+    """
+    c, y = _checked(confidence, right)
+    outcomes = np.concatenate([y[None], np.random.default_rng(seed).random((draws, len(c))) < c])  # [1 + draws, n]
+
+    def beyond_chance(rows: NDArray[np.int64]) -> float:
+        parts = [rows[part] for part in _binned(c[rows], bins)]
+        errors = sum(np.abs((outcomes[:, part] - c[part]).sum(1)) for part in parts) / len(rows)
+        return float(errors[0] - errors[1:].mean())
+
+    return beyond_chance
 
 
 def brier(confidence: ArrayLike, right: ArrayLike) -> float:
