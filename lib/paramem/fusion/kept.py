@@ -18,10 +18,11 @@ import copy
 import hashlib
 import importlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import typer
@@ -41,24 +42,41 @@ STEPS = 127
 FORMAT = 1  # in every hash: raise it when what `fine_tune` does with the same rows and settings changes
 
 _into: ContextVar[Path | None] = ContextVar("paramem_kept_into", default=None)
+T = TypeVar("T")
+Tensors = Mapping[str, Tensor]
+
+
+def kept(
+    file: str, make: Callable[[], Tensors], read: Callable[[Tensors], T], note: Mapping[str, object] | None = None
+) -> T:
+    """``read`` of the tensors that were kept under this name, else of those that ``make`` gives now, which are kept.
+
+    A folder that cannot be written costs the cache, not the result; a file that cannot be read, or that ``read``
+    refuses by KeyError or ValueError, is made again.
+    """
+    into = _into.get()
+    for folder in [SHIPPED, cache_folder() / "trained"] if into is None else [into]:
+        with suppress(OSError, SafetensorError, KeyError, ValueError):
+            return read(unpacked((folder / file).read_bytes()))
+    found = dict(make())
+    with suppress(OSError):
+        about = {**(note or {}), "torch": torch.__version__}
+        data = save(found, metadata={"paramem": json.dumps(about)})
+        write_atomically((into or cache_folder() / "trained") / file, data)
+    return read(found)
 
 
 def kept_fine_tune(lm: LM, rows: Sequence[Row], settings: TrainSettings, *, seed: int = 0, name: str = "") -> LM:
     """`fine_tune`, its change rounded to eight bits: found where it was kept, else trained now and kept.
 
-    A folder that cannot be written costs the cache, not the result; a damaged file is made again.
     Raises BadInput without rows.
     """
-    file, into = file_name(lm, rows, settings, seed), _into.get()
-    for folder in [SHIPPED, cache_folder() / "trained"] if into is None else [into]:
-        with suppress(OSError, SafetensorError, KeyError, ValueError):
-            return changed(lm, unpacked((folder / file).read_bytes()), name)
-    change = packed(lm, fine_tune(lm, rows, settings, seed=seed, name=name))
-    with suppress(OSError):
-        note = {"model": lm.name, "name": name, "settings": repr(settings), "seed": seed, "torch": torch.__version__}
-        data = save(change, metadata={"paramem": json.dumps(note)})
-        write_atomically((into or cache_folder() / "trained") / file, data)
-    return changed(lm, change, name)
+    return kept(
+        file_name(lm, rows, settings, seed),
+        lambda: packed(lm, fine_tune(lm, rows, settings, seed=seed, name=name)),
+        lambda change: changed(lm, change, name),
+        {"model": lm.name, "name": name, "settings": repr(settings), "seed": seed},
+    )
 
 
 def file_name(lm: LM, rows: Sequence[Row], settings: TrainSettings, seed: int) -> str:
@@ -76,11 +94,15 @@ def packed(before: LM, after: LM) -> dict[str, Tensor]:
         change = (now - was[name]).detach().cpu().float()
         if not bool(change.any()):
             continue
-        rows = change.reshape(len(change), -1)
-        scale = rows.abs().amax(1, keepdim=True) / STEPS
-        found[name] = (rows / scale.clamp(min=1e-30)).round().to(torch.int8).reshape(change.shape)
-        found[f"{name}/scale"] = scale[:, 0]
+        steps, scale = rounded(change.reshape(len(change), -1))
+        found[name], found[f"{name}/scale"] = steps.reshape(change.shape), scale
     return found
+
+
+def rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Steps (..., n), int8, and the size of one step (...,) of each row of numbers (..., n)."""
+    scale = rows.abs().amax(-1, keepdim=True) / STEPS
+    return (rows / scale.clamp(min=1e-30)).round().to(torch.int8), scale[..., 0]
 
 
 def changed(lm: LM, change: Mapping[str, Tensor], name: str = "") -> LM:
