@@ -20,7 +20,7 @@ from paramem.evaluation import (
     summarise,
     wilson,
 )
-from paramem.evaluation.intervals import chosen_on_the_other_half, unpaired
+from paramem.evaluation.intervals import chosen_on_the_other_half, grouped, over_edits, unpaired
 from paramem.evaluation.summary import Summary
 
 LM = make_lm("gpt2")
@@ -124,6 +124,25 @@ def test_a_choice_does_not_see_the_half_it_is_judged_by() -> None:
     assert abs(chosen) < 0.1 < noise.mean(0).max(), "the control: the best column of noise looks good on itself"
     with pytest.raises(BadParameter, match="two items or more"):
         chosen_on_the_other_half(noise[:1])
+
+
+def test_items_of_a_group_are_drawn_together() -> None:
+    rng = np.random.default_rng(0)
+    people = np.repeat(np.arange(20), 5)
+    alike = np.repeat(rng.normal(size=20), 5)
+    apart = rng.permutation(alike)
+    wide, narrow = grouped(alike, people), grouped(apart, people)
+    assert wide.mean == pytest.approx(narrow.mean) == pytest.approx(alike.mean())
+    assert wide.high - wide.low > 1.7 * (narrow.high - narrow.low), "five alike are one"
+    one_each = grouped(alike[::5], people[::5])
+    assert wide.high - wide.low == pytest.approx(one_each.high - one_each.low, rel=0.1)
+    uneven = grouped([1.0, 0.0, 0.0, 0.0], ["a", "b", "b", "b"])
+    assert uneven.mean == 0.25, "the mean is over items"
+    assert (uneven.low, uneven.high) == (0, 1)
+    assert grouped([*alike, np.nan], [*people, 99]) == grouped(alike, people)
+    assert grouped([1.0] * 48, [*range(12)] * 4) == over_edits([1.0] * 48)
+    with pytest.raises(BadParameter, match="1 groups"):
+        grouped([1.0, 0.0], ["a", "a"])
 
 
 def test_averaging_order_is_a_choice_and_is_recorded() -> None:

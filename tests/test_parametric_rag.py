@@ -12,19 +12,23 @@ import torch
 
 from paramem.errors import BadInput, BadParameter, IncompatibleIntervention, PromptTooLong
 from paramem.fusion.documents import LeakingSplit
+from paramem.fusion.kept import STEPS, keeping
 from paramem.fusion.study import continuations
 from paramem.fusion.training import n_tokens
 from paramem.injection import rag_study
 from paramem.injection.document_adapter import DocumentAdapter, merge, save_peft
 from paramem.injection.document_encoding import EncodingSettings, plan, train_adapters
+from paramem.injection.kept_adapters import file_name, packed
 from paramem.injection.parametric_rag import (
     INJECTIONS,
     Augmented,
     Corpus,
     PragSettings,
     encode,
+    encode_together,
     rows_of,
     sequences,
+    temporarily,
 )
 from paramem.interventions import Dense, LowRank, WeightDelta, load_intervention
 from paramem.models import LM, load
@@ -137,6 +141,88 @@ def test_steps_see_every_row_equally_often_and_as_many_tokens_as_asked() -> None
     train_adapters(model(), rows, long, watch=lambda step, losses: steps.append(len(losses)))
     assert abs(len(steps) * n[0] - 2 * n[1]) <= n[0]
     assert set(steps) == {len(bare)}
+
+
+# Keeping
+
+
+def test_adapters_that_are_found_are_those_that_were_made_and_close_to_the_training(tmp_path: Path) -> None:
+    with keeping(tmp_path):
+        made = encode(model(), duel().pages, QUICK, keep=True)
+        (file,) = tmp_path.iterdir()
+        written = file.stat().st_mtime_ns
+        found = encode(model(), duel().pages, QUICK, keep=True)
+        assert file.stat().st_mtime_ns == written
+        encode(model(), duel().pages[:1], QUICK, keep=True)
+    assert len([*tmp_path.iterdir()]) == 2  # the control: other documents are another file
+    assert [adapter.fingerprint() for adapter in found] == [adapter.fingerprint() for adapter in made]
+    assert [(each.documents, each.base) for each in found] == [(each.documents, each.base) for each in adapters()]
+    for one, exact in zip(found, adapters(), strict=True):
+        for name, part in exact.factors.items():
+            for factor, whole in ((one.factors[name].left.T, part.left.T), (one.factors[name].right, part.right)):
+                off = (factor - whole).abs().amax(-1)
+                assert bool((off <= whole.abs().amax(-1) / STEPS / 2 * 1.01).all())
+                assert bool((off > 0).any())
+
+
+def test_a_file_of_adapters_that_does_not_fit_is_made_again(tmp_path: Path) -> None:
+    rows = {page.name: rows_of(model(), page, "apart") for page in duel().pages[:2]}
+    file = tmp_path / file_name(model(), rows, QUICK.encoding)
+    with keeping(tmp_path):
+        right = encode(model(), duel().pages[:2], QUICK, keep=True)
+        whole = file.read_bytes()
+        encode(model(), duel().pages[:1], QUICK, keep=True)
+        (other,) = [each for each in tmp_path.iterdir() if each != file]
+        for damage in (other.read_bytes(), whole[:1000], b""):
+            file.write_bytes(damage)
+            again = encode(model(), duel().pages[:2], QUICK, keep=True)
+            assert [each.fingerprint() for each in again] == [each.fingerprint() for each in right]
+            assert file.read_bytes() == whole
+    slower = replace(QUICK.encoding, lr=1e-4)
+    assert file_name(model(), rows, slower) != file.name != file_name(model("read-gpt2-s0"), rows, QUICK.encoding)
+
+
+@both_families
+def test_kept_factors_are_of_either_layout(name: str, tmp_path: Path) -> None:
+    with keeping(tmp_path):
+        kept = encode(model(name), duel().pages, QUICK, keep=True)
+    assert {key.rpartition("/")[2] for key in packed(kept)} == {"left", "right", "scale"}
+    with kept[0].applied(model(name)) as lm:
+        rounded = logits(lm)
+    with adapters(name)[0].applied(model(name)) as lm:
+        assert torch.allclose(rounded, logits(lm), atol=0.2)
+    assert not torch.allclose(rounded, logits(model(name)), atol=0.2)
+
+
+# For one question
+
+
+def test_parameters_for_a_moment_are_gone_after_it() -> None:
+    lm, settings = model(), PragSettings(encoding=EncodingSettings(passes=12))
+    asked = [q for q, i in zip(duel().questions, duel().owner, strict=True) if i == 0]
+    before = lm.fingerprint()
+    with temporarily(lm, duel().pages[:1], settings) as informed:
+        known = rag_study.ask(informed, asked, "inside")["right"].mean()
+        assert informed.fingerprint() != before
+    assert lm.fingerprint() == before
+    assert known >= 0.6 > rag_study.ask(lm, asked, "outside")["right"].mean()
+    with pytest.raises(ZeroDivisionError), temporarily(lm, duel().pages[:1], QUICK):
+        _ = 1 / 0
+    assert lm.fingerprint() == before
+    with pytest.raises(BadInput, match="nothing to train on"), temporarily(lm, [], QUICK):
+        pass
+
+
+def test_one_adapter_for_several_documents_is_no_sum_of_theirs() -> None:
+    one, three, again, other = encode_together(
+        model(), [duel().pages[:1], duel().pages[:3], duel().pages[:3], duel().pages[1:]], QUICK
+    )
+    assert same(one.delta, adapters()[0].delta, atol=2e-5)
+    assert three.documents == tuple(page.name for page in duel().pages[:3])
+    assert three.delta is again.delta
+    assert set(three.ranks.values()) == {QUICK.encoding.rank}
+    assert not same(three.delta, merge(adapters()[:3]).delta, atol=2e-3)
+    assert not same(three.delta, other.delta, atol=2e-3)
 
 
 # Merging
@@ -300,6 +386,95 @@ def test_statements_are_completed_in_a_wording_that_training_has_not() -> None:
         assert opening.startswith(question.asked[0].entity) or question.asked[0].entity in opening
         assert not any(f"{opening} {question.answers[0]}" in text for text in (page.text, *page.rewrites))
         assert any(snippet.text in page.text for snippet in question.asked)  # the control: its own wording is there
+
+
+# The study
+
+
+def test_a_page_stands_among_others_that_are_drawn_once() -> None:
+    four = duel().among(4, duel().owner)
+    assert [which[0] for which in four] == list(duel().owner)
+    assert all(sorted(which) == [0, 1, 2, 3] for which in four)
+    assert duel().among(2, duel().owner) == duel().among(2, duel().owner)
+    assert len({tuple(which) for which in duel().among(3, duel().owner)}) > 4
+    anywhere = duel().among(2, n=50)
+    assert len(anywhere) == 50
+    assert all(len(set(which)) == 2 for which in anywhere)
+    assert {which[0] for which in anywhere} == {0, 1, 2, 3}
+    with pytest.raises(BadParameter, match="k=5"):
+        duel().among(5, duel().owner)
+
+
+def test_two_parts_are_of_two_pages_and_each_question_is_asked_once() -> None:
+    for question, owners in zip(duel().two_parts, duel().two_owners, strict=True):
+        assert owners[0] != owners[1]
+        written = [duel().sources[i].document.snippets for i in owners]
+        assert all(snippet in page for snippet, page in zip(question.asked, written, strict=True))
+        assert question.asked[0] not in written[1]
+    texts = [text for question in duel().two_parts for text in question.texts]
+    assert len(set(texts)) == len(texts)
+    assert len(duel().two_parts) >= 5
+    (read,) = duel().reading(duel().two_parts[:1], duel().two_owners[:1])
+    assert set(read.asked) <= set(read.evidence)
+    (one,) = duel().reading(duel().two_parts[:1], [duel().two_owners[0][:1]])
+    assert not set(one.asked) <= set(one.evidence)
+
+
+def test_a_contradiction_says_something_else_and_answers_are_credited_to_their_side() -> None:
+    questions, against = duel().questions, duel().contradicted()
+    for question, other in zip(questions, against, strict=True):
+        (sentence,) = other.evidence
+        assert sentence.cell == question.asked[0].cell
+        assert sentence.object != question.answers[0]
+        assert sentence.object in HERE.objects(sentence.attribute)
+        assert question.answers[0] not in sentence.text
+    page, context = [q.answers[0] for q in questions], [q.evidence[0].object for q in against]
+    assert set(rag_study.sides(questions, against, page)) == {"parameters"}
+    assert set(rag_study.sides(questions, against, context)) == {"context"}
+    assert set(rag_study.sides(questions, against, [REFUSAL] * len(page))) == {"refusal"}
+    assert set(rag_study.sides(questions, against, ["Nowhere"] * len(page))) == {"neither"}
+    told = rag_study.ask(model(), against, "told")["answer"]
+    assert rag_study.sides(questions, against, list(told)).count("context") > 0.8 * len(told)
+
+
+def test_variants_leave_out_what_they_say_and_are_trained_for_as_many_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, tuple[list[str], float]] = {}
+
+    def watched(lm: LM, pages: tuple[Augmented, ...], settings: PragSettings, **how: float) -> list[DocumentAdapter]:
+        rows = [row for page in pages for row in rows_of(lm, page, settings.form)]
+        tokens = how.get("tokens") or settings.encoding.passes * n_tokens(rows)
+        seen[f"{len(seen)}"] = (sequences(pages[0], settings.form), tokens)
+        return list(adapters())
+
+    monkeypatch.setattr(rag_study, "encode", watched)
+    found = rag_study.trainings(model(), duel(), QUICK)
+    by_name = dict(zip(found, seen.values(), strict=True))
+    page, full = duel().pages[0], rag_study.trained_tokens(model(), duel().pages, QUICK)
+    assert by_name["rewrites and questions"] == (sequences(page, "apart"), full)
+    assert by_name["bare page"][0] == by_name["bare page (tokens)"][0] == [page.text]
+    assert by_name["rewrites"][0] == [page.text, *page.rewrites]
+    assert len(by_name["questions"][0]) == 1 + len(page.pairs)
+    assert by_name["joined (tokens)"][0] == sequences(page, "joined")
+    assert {tokens for name, (_, tokens) in by_name.items() if name.endswith("(tokens)")} == {full}
+    assert all(tokens < full for name, (_, tokens) in by_name.items() if name in ("questions", "rewrites", "bare page"))
+    assert all(corpus.pages == duel().pages for corpus in found.values())
+
+
+def test_all_that_the_notebook_asks_by_default_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rag_study, "prepare", lambda here, draw: duel())
+    monkeypatch.setattr(rag_study, "PragSettings", lambda: QUICK)
+    with keeping(tmp_path):
+        rag_study.train_shipped(model())
+        shipped = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+        corpora = rag_study.trainings(model(), duel(), QUICK)
+        chosen = duel().retrieved(corpora["rewrites and questions"], 3)
+        rag_study.made_for(model(), duel(), chosen[:: rag_study.EVERY], QUICK)
+        assert {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == shipped
+        assert len(shipped) == len(corpora) + 1
+        rag_study.made_for(model(), duel(), chosen[:1], QUICK)
+        assert len([*tmp_path.iterdir()]) == len(shipped) + 1  # the control
 
 
 def test_bad_input_is_refused() -> None:

@@ -12,21 +12,30 @@
 # *Is a document that was found better read, or added to the weights?* [Su et al. 2025](https://arxiv.org/abs/2501.15915)
 # (`su2025prag`) turn every document into a low-rank adapter ahead of time and answer with the sum of the adapters that were
 # retrieved; `anon2024inparameter` puts knowledge for one question into the parameters for a moment. Both are set against reading.
-# Trains five sets of adapters; about a minute on one CPU core.
+# The adapters of the default run come with the library, and it takes less than a minute on one CPU core; training them takes TRAINTIME.
 
 # %%
-from dataclasses import replace
-
 import pandas as pd
 
 from paramem import claim, load
+from paramem.decisions import UNDECIDED, every
 from paramem.errors import IncompatibleIntervention
-from paramem.evaluation.intervals import paired, wilson
-from paramem.fusion.study import apart, drawn, shares
+from paramem.evaluation.intervals import grouped, paired
+from paramem.fusion.study import continuations, drawn, shares
 from paramem.fusion.training import n_tokens
 from paramem.injection.document_encoding import EncodingSettings
-from paramem.injection.parametric_rag import DEPARTURES, Corpus, PragSettings, encode, rows_of, sequences
-from paramem.injection.rag_study import ask, merged, of, prepare, sides
+from paramem.injection.parametric_rag import DEPARTURES, PragSettings, rows_of, sequences, temporarily
+from paramem.injection.rag_study import (
+    EVERY,
+    ask,
+    made_for,
+    merged,
+    of,
+    prepare,
+    sides,
+    trained_tokens,
+    trainings,
+)
 from paramem.material import world_behind
 from paramem.plots import curves, rates
 
@@ -39,6 +48,7 @@ rank: int = 2
 passes: int = 8  # over the sequences of a document
 
 # %%
+NEGLIGIBLE = 0.1  # a share, or a difference of shares, that is too small to speak of
 base, draw = drawn(model)
 lm = load(base)
 duel = prepare(world_behind(lm), draw + 1000 * seed, documents=documents)
@@ -48,8 +58,9 @@ print(f"{lm.name}, draw {duel.seed}: {len(pages)} pages, {len(questions)} questi
 settings
 
 # %% [markdown]
-# Form of the sequences, rate, passes and rows a step were chosen on draw 9, which no testbed of this notebook is, by the accuracy with
-# the page's own adapter. All criteria were written down before the first look at a draw that is reported.
+# Rate and passes were chosen on draw 9, which no testbed of this notebook is, by the accuracy with three merged adapters, as the paper's
+# claims are judged; form of the sequences and rows a step by the accuracy with the page's own. Both numbers of pages are shown. Criteria that
+# were changed after a review are listed in `docs/decisions.md`.
 #
 # ## What the papers report
 #
@@ -72,11 +83,18 @@ texts = sequences(page, settings.form)
 print(f"{len(texts)} sequences, {n_tokens(rows_of(lm, page, settings.form))} tokens:")
 print("\n".join(f"- {text}" for text in texts))
 
+# %%
+corpora = trainings(lm, duel, settings)  # the pages with their adapters, and with those of less text
+corpus = corpora["rewrites and questions"]
+adapter = corpus.adapters[0]
+print(
+    f"{len(corpora)} trainings of {len(pages)} adapters, of rank {rank}, for {trained_tokens(lm, [page], settings)} tokens each"
+)
+
 # %% [markdown]
 # All five statements are asked, in words that training did not use. Predict which of them are answered once the adapter is added.
 
 # %%
-(adapter,) = encode(lm, [page], settings)
 mine = [i for i, owner in enumerate(duel.owner) if owner == 0]
 asked = [questions[i] for i in mine]
 before, after = ask(lm, asked, "before"), ask(lm, asked, "after", edits=[adapter.delta] * len(asked))
@@ -97,8 +115,6 @@ pd.DataFrame(
 # merged change is from the sum of the three.
 
 # %%
-total_tokens = passes * sum(n_tokens(rows_of(lm, each, settings.form)) for each in pages)
-corpus = Corpus.of(lm, pages, settings)
 three = corpus.merged([0, 1, 2])
 matrix = next(iter(three.ranks))
 apart_sum = sum(corpus.adapters[i].delta.dense(matrix) for i in range(3))
@@ -117,29 +133,22 @@ except IncompatibleIntervention as error:
 # %% [markdown]
 # ## What an adapter has to be trained on
 #
-# The same pages without rewrites, without questions, bare, and with each question behind a document, Eq. (4); all for the same number of
-# tokens. Each question is asked under the adapter of its own page. *Completed* is no question: the statement up to its object, in a wording
-# that neither page nor rewrite has.
+# The same pages without rewrites, without questions, and bare: for as many passes, as the paper's one pass for all, and for as many
+# *tokens* as with rewrites and questions. *Joined* puts each question behind a document, Eq. (4). Each question is asked under the adapter of its
+# own page. *Completed* is no question: the statement up to its object, in a wording that neither page nor rewrite has.
 
 # %%
 own = [[owner] for owner in duel.owner]
-less = {
-    "questions": [page.without(rewrites=True) for page in pages],
-    "rewrites": [page.without(pairs=True) for page in pages],
-    "bare page": [page.without(rewrites=True, pairs=True) for page in pages],
-}
-trainings = {name: encode(lm, some, settings, tokens=total_tokens) for name, some in less.items()}
-trainings["joined, Eq. (4)"] = encode(lm, pages, replace(settings, form="joined"), tokens=total_tokens)
-variants = {"rewrites and questions": corpus} | {name: Corpus(pages, tuple(some)) for name, some in trainings.items()}
-
-# %%
 trained = pd.concat(
-    [ask(lm, questions, name, edits=merged(lm, some, own)) for name, some in variants.items()], ignore_index=True
+    [ask(lm, questions, name, edits=merged(lm, some, own)) for name, some in corpora.items()], ignore_index=True
 ).assign(statement=lambda t: t["question"].map(lambda i: "asked in training" if duel.taught[i] else "only stated"))
 by_statement = shares(trained, ["condition", "statement"])
-wide = by_statement.pivot(index="condition", columns="statement", values="mean").reindex(list(variants))
+wide = by_statement.pivot(index="condition", columns="statement", values="mean").reindex(list(corpora))
 completed = pd.concat(
-    [ask(lm, duel.completions(), name, edits=merged(lm, some, own)) for name, some in variants.items()],
+    [
+        ask(lm, duel.completions(), name, edits=merged(lm, corpora[name], own))
+        for name in ("rewrites and questions", "bare page", "bare page (tokens)")
+    ],
     ignore_index=True,
 )
 wide.assign(completed=completed.groupby("condition")["right"].mean()).round(3)
@@ -148,7 +157,7 @@ wide.assign(completed=completed.groupby("condition")["right"].mean()).round(3)
 rates(
     by_statement,
     f"Only stated: {wide.loc['rewrites and questions', 'only stated']:.2f} with rewrites and questions, "
-    f"{wide.loc['bare page', 'only stated']:.2f} from the bare page",
+    f"{wide.loc['bare page (tokens)', 'only stated']:.2f} from the bare page for as many tokens",
     rows="condition",
     columns="statement",
     xlabel="share of right answers (95 % intervals)",
@@ -161,7 +170,7 @@ rates(
 # training saw* reads the page, its rewrite and its pairs (DA-RAG in the paper), which fits into the context for one page only.
 
 # %%
-found = {k: duel.retrieved(corpus, k) for k in (1, 3)}
+found = {k: duel.retrieved(corpus, k) for k in (1, 2, 3)}
 hits = {k: sum(own in which for own, which in zip(duel.owner, some, strict=True)) for k, some in found.items()}
 print({f"page found among {k}": round(n / len(questions), 3) for k, n in hits.items()})
 runs = [ask(lm, questions, "nothing")]
@@ -174,22 +183,64 @@ for k, chosen in found.items():
     ]
 runs.append(ask(lm, duel.reading(questions, found[1], everything=True), "all that training saw, 1"))
 table = pd.concat(runs, ignore_index=True)
-conditions = list(dict.fromkeys(table["condition"]))
 summary = table.groupby("condition", sort=False)[["right", "wrong", "refused", "tokens"]].mean()
 summary.round(3)
 
+# %% [markdown]
+# The testbeds learned to read up to five sentences, which a page has. Where a text is longer than a base can read, a comparison with reading says
+# nothing on parameters: claims are judged at the largest number of pages, up to the paper's three, behind which at least half of the
+# questions are answered whose page was found.
+
 # %%
 at = summary["right"]
+read_right = {
+    k: of(table, f"context, {k}")[[own in which for own, which in zip(duel.owner, some, strict=True)]].mean()
+    for k, some in found.items()
+}
+judged = max((k for k, right in read_right.items() if right >= 0.5), default=0)
+print(f"judged at {judged} pages; right behind the pages: { ({k: round(float(x), 3) for k, x in read_right.items()}) }")
 duelling = table[table["condition"].str.match("context|parameters|both")].assign(
     documents=lambda t: t["condition"].str[:-3],
-    retrieved=lambda t: t["condition"].str[-1].map({"1": "one page", "3": "three pages"}),
+    retrieved=lambda t: t["condition"].str[-1].map({"1": "one page", "2": "two pages", "3": "three pages"}),
 )
 rates(
     shares(duelling, ["retrieved", "documents"]),
-    f"Three pages: {at['context, 3']:.2f} read, {at['parameters, 3']:.2f} merged, {at['both, 3']:.2f} both",
+    f"Three pages: {at['context, 3']:.2f} read, {at['parameters, 3']:.2f} merged, {at['both, 3']:.2f} both; "
+    f"two: {at['context, 2']:.2f}, {at['parameters, 2']:.2f}, {at['both, 2']:.2f}",
     rows="retrieved",
     columns="documents",
     xlabel="share of right answers (95 % intervals)",
+)
+
+# %% [markdown]
+# ## Parameters for one question
+#
+# An adapter can also be made when the question comes, from what was found for it, and thrown away (`anon2024inparameter`). The
+# model is then the one that it was. Predict the second line.
+
+# %%
+first, unchanged = questions[0], lm.fingerprint()
+with temporarily(lm, [pages[i] for i in found[1][0]], settings) as informed:
+    print(f"{first.texts[0]} {continuations(informed, [first.texts[0]])[0]} (right: {first.answers[0]})")
+print(f"afterwards: {continuations(lm, [first.texts[0]])[0]}; the same weights: {lm.fingerprint() == unchanged}")
+
+# %% [markdown]
+# With one page this is the page's own adapter, made later. With three it is another thing than the sum of three adapters: one of the
+# same rank, trained on all three pages at once. One question in four, and what each way costs for a question.
+
+# %%
+moments = list(range(0, len(questions), EVERY))
+some = [questions[i] for i in moments]
+chosen = [found[3][i] for i in moments]
+ways = {
+    "three pages read": ask(lm, duel.reading(some, chosen), "three pages read"),
+    "three adapters merged": ask(lm, some, "three adapters merged", edits=merged(lm, corpus, chosen)),
+    "parameters made for it": ask(lm, some, "parameters made for it", edits=made_for(lm, duel, chosen, settings)),
+}
+momentary = pd.concat([rows.assign(question=moments) for rows in ways.values()], ignore_index=True)
+per_question = trained_tokens(lm, [pages[i] for which in chosen for i in which], settings) / len(chosen)
+momentary.groupby("condition", sort=False)[["right", "wrong", "refused", "tokens"]].mean().round(3).assign(
+    tokens_trained=[0, 0, round(per_question)]
 )
 
 # %% [markdown]
@@ -200,11 +251,10 @@ rates(
 
 # %%
 counts = (1, 2, 3, 5, 10, 20)
-some = list(range(0, len(questions), 2))
-asked = [questions[i] for i in some]
+asked, asked_owner = questions[::2], duel.owner[::2]
 parts = []
 for k in counts:
-    among, foreign = duel.among(k, [duel.owner[i] for i in some]), duel.among(k, n=len(duel.known))
+    among, foreign = duel.among(k, asked_owner), duel.among(k, n=len(duel.known))
     for how in ("sum", "average"):
         parts += [
             ask(lm, asked, f"pages, {how}", edits=merged(lm, corpus, among, how)).assign(merged=k, how=how),
@@ -260,16 +310,22 @@ missed.groupby("condition", sort=False)[["right", "refused", "wrong"]].mean().ro
 # %% [markdown]
 # ## Looking up, and putting two pieces together
 #
-# Two statements of two pages, asked in turn. The two pages are given, so that nothing depends on the retriever.
+# Two statements of two pages, asked in turn. The two pages are given, so that nothing depends on the retriever. Whether a page can be read that
+# stands *second* is asked too: on it rests the second part.
 
 # %%
 two, pieces = duel.two_parts, duel.two_owners
 together = pd.concat(
     [
         ask(lm, duel.reading(questions, own), "look-up, context"),
-        ask(lm, questions, "look-up, parameters", edits=merged(lm, corpus, own)),
-        ask(lm, duel.reading(two, pieces), "two pieces, context"),
+        ask(lm, duel.reading(questions, duel.among(2, duel.owner)), "look-up, context, first of two"),
+        ask(
+            lm,
+            duel.reading(questions, [which[::-1] for which in duel.among(2, duel.owner)]),
+            "look-up, context, second of two",
+        ),
         ask(lm, two, "two pieces, parameters", edits=merged(lm, corpus, pieces)),
+        ask(lm, duel.reading(two, pieces), "two pieces, context"),
         ask(lm, duel.reading(two, pieces), "two pieces, both", edits=merged(lm, corpus, pieces)),
     ],
     ignore_index=True,
@@ -302,7 +358,8 @@ pd.Series(
         "bytes of an adapter": size.bytes,
         "bytes of its page": round(sum(len(p.text.encode()) for p in pages) / len(pages)),
         "numbers of the model": sum(p.numel() for p in lm.model.parameters()),
-        "tokens trained on a page": round(total_tokens / len(pages)),
+        "tokens trained on a page": round(trained_tokens(lm, pages, settings) / len(pages)),
+        "tokens trained for a question, parameters made for it": round(per_question),
         **{
             f"tokens read, {name}": round(summary["tokens"][name], 1)
             for name in ("parameters, 3", "context, 1", "context, 3")
@@ -313,132 +370,162 @@ pd.Series(
 # %% [markdown]
 # ## Claims
 #
-# Differences are paired by question, and their 95 % intervals decide. "At least as well" means: not worse by more than three points, with
-# the whole interval.
+# Differences are paired by question. 95 % intervals are over pages, because five questions are asked under one adapter; one that straddles its
+# limit by more than a tenth decides nothing. "At least as well" means: not worse by more than three points, with the whole interval.
 
 # %%
 margin = 0.03
 
 
+def over_pages(values):
+    return grouped(values, [duel.owner[i] for i in values.index])
+
+
 def gain(frame, one, other, column="right"):
-    return paired(of(frame, one, column), of(frame, other, column))
+    return over_pages(of(frame, one, column) - of(frame, other, column))
+
+
+def readable(decision, right):
+    """What is compared with reading is undecided where fewer than half are read."""
+    return decision if right >= 0.5 else UNDECIDED
 
 
 # %%
-full = gain(trained, "rewrites and questions", "bare page")
+full, as_long = (gain(trained, "rewrites and questions", f"bare page{how}") for how in ("", " (tokens)"))
 claim(
     "su2025prag.rewrites-and-questions-matter",
-    full.low > 0,
+    full.above(0, negligible=NEGLIGIBLE),
     measured={
         "both": of(trained, "rewrites and questions").mean(),
         "bare": of(trained, "bare page").mean(),
         "gain_low": full.low,
         "gain_high": full.high,
-        "tokens_each": total_tokens / len(pages),
+        "bare_for_as_many_tokens": of(trained, "bare page (tokens)").mean(),
+        "gain_low_for_as_many_tokens": as_long.low,
     },
-    note="as many trained tokens on both sides; the interval of the gain lies above zero",
+    note="for as many passes, so that the bare page is trained on for fewer tokens; interval of the gain above zero",
 )
 
 # %%
 each = {name: gain(trained, name, "bare page") for name in ("rewrites", "questions")}
 claim(
     "su2025prag.each-alone-helps",
-    min(span.low for span in each.values()) > 0,
-    measured={f"{name}_{end}": getattr(span, end) for name, span in each.items() for end in ("mean", "low")},
-    note="each beside the bare page, for as many tokens; both intervals lie above zero",
+    every(span.above(0, negligible=NEGLIGIBLE) for span in each.values()),
+    measured={f"{name}_{end}": getattr(span, end) for name, span in each.items() for end in ("mean", "low", "high")},
+    note="each beside the bare page, for as many passes; both intervals above zero",
 )
 
 # %%
-more = gain(trained, "questions", "rewrites")
+for_tokens = {name: gain(trained, f"{name} (tokens)", "bare page (tokens)") for name in ("rewrites", "questions")}
+claim(
+    "su2025prag.each-alone-helps-token-for-token",
+    every(span.above(0, negligible=NEGLIGIBLE) for span in for_tokens.values()),
+    measured={
+        f"{name}_{end}": getattr(span, end) for name, span in for_tokens.items() for end in ("mean", "low", "high")
+    },
+    note="each beside the bare page, for as many tokens; both intervals above zero",
+)
+
+# %%
+more, more_tokens = (gain(trained, f"questions{how}", f"rewrites{how}") for how in ("", " (tokens)"))
 claim(
     "su2025prag.questions-matter-more",
-    more.low > 0,
+    more.above(0, negligible=NEGLIGIBLE),
     measured={
         "without_rewrites": of(trained, "questions").mean(),
         "without_questions": of(trained, "rewrites").mean(),
         "low": more.low,
         "high": more.high,
+        "low_for_as_many_tokens": more_tokens.low,
     },
-    note="taking the questions away costs more than taking the rewrites away; the interval lies above zero",
+    note="taking the questions away costs more than taking the rewrites away, for as many passes; interval above zero",
 )
 
 # %%
-stored = paired(of(completed, "bare page"), of(trained, "bare page"))
+stored = over_pages(of(completed, "bare page (tokens)") - of(trained, "bare page (tokens)"))
 claim(
     "su2025prag.a-bare-page-is-stored",
-    stored.low > 0,
+    stored.above(0, negligible=NEGLIGIBLE),
     measured={
-        "completed": of(completed, "bare page").mean(),
-        "answered": of(trained, "bare page").mean(),
+        "completed": of(completed, "bare page (tokens)").mean(),
+        "answered": of(trained, "bare page (tokens)").mean(),
         "low": stored.low,
         "high": stored.high,
         "completed_full": of(completed, "rewrites and questions").mean(),
     },
-    note="statements completed in another wording minus questions answered, under the bare page's adapter; the interval lies above zero",
+    note="statements completed in another wording less questions answered, under the bare page's adapter for as many tokens; interval above zero",
 )
 
 # %%
-asked_in = trained[trained["condition"] == "rewrites and questions"].set_index("statement")["right"].astype(float)
-reach = apart(asked_in.loc["asked in training"], asked_in.loc["only stated"])
+by_page = trained[trained["condition"] == "rewrites and questions"].assign(
+    page=lambda t: t["question"].map(lambda i: duel.owner[i]), right=lambda t: t["right"].astype(float)
+)
+asked_in = by_page.pivot_table(index="page", columns="statement", values="right")
+reach = paired(asked_in["asked in training"], asked_in["only stated"])
 claim(
     "su2025prag.what-was-asked-is-recalled",
-    reach.low > 0,
+    reach.above(0, negligible=NEGLIGIBLE),
     measured={
-        "asked": asked_in.loc["asked in training"].mean(),
-        "only_stated": asked_in.loc["only stated"].mean(),
+        "asked": asked_in["asked in training"].mean(),
+        "only_stated": asked_in["only stated"].mean(),
         "low": reach.low,
         "high": reach.high,
     },
-    note="statements of the same pages that a training question asked for, in other words, and those it did not; not paired",
+    note="of each page the statements that a training question asked for, in other words, less those it did not; interval above zero",
 )
 
 # %%
-joint = gain(trained, "rewrites and questions", "joined, Eq. (4)")
+joint = gain(trained, "rewrites and questions", "joined (tokens)")
 claim(
     "su2025prag.questions-apart-teach-a-reader-more",
-    joint.low > 0,
+    joint.above(0, negligible=NEGLIGIBLE),
     measured={
         "apart": of(trained, "rewrites and questions").mean(),
-        "joined": of(trained, "joined, Eq. (4)").mean(),
+        "joined": of(trained, "joined (tokens)").mean(),
         "low": joint.low,
         "high": joint.high,
     },
-    note="questions as texts of their own against questions behind a document, for as many tokens; the interval lies above zero",
+    note="questions as texts of their own less questions behind a document, for as many tokens; interval above zero",
 )
 
 # %%
-beats = gain(table, "parameters, 3", "context, 3")
+k = max(judged, 1)
+beats = gain(table, f"parameters, {k}", f"context, {k}")
 claim(
     "su2025prag.beats-reading",
-    beats.low > 0,
+    readable(beats.above(0, negligible=NEGLIGIBLE), read_right[k]),
     measured={
-        "parameters": at["parameters, 3"],
-        "context": at["context, 3"],
+        "pages": k,
+        "parameters": at[f"parameters, {k}"],
+        "context": at[f"context, {k}"],
         "low": beats.low,
         "high": beats.high,
-        "parameters_1": at["parameters, 1"],
-        "context_1": at["context, 1"],
+        **{f"{name}_{n}": at[f"{name}, {n}"] for n in (1, 3) for name in ("parameters", "context")},
     },
-    note="three retrieved pages, as in the paper; the interval of the difference lies above zero",
+    note="three retrieved pages as in the paper, or as many as the base can read (half are right); interval of the difference above zero",
 )
 
 # %%
-against_each = {name: gain(table, "both, 3", f"{name}, 3") for name in ("parameters", "context")}
+against_each = {name: gain(table, f"both, {k}", f"{name}, {k}") for name in ("parameters", "context")}
 claim(
     "su2025prag.both-together-are-best",
-    min(span.low for span in against_each.values()) > -margin,
+    readable(every(~span.below(0, negligible=margin) for span in against_each.values()), read_right[k]),
     measured={
-        "both": at["both, 3"],
-        **{f"over_{name}_{end}": getattr(s, end) for name, s in against_each.items() for end in ("mean", "low")},
+        "pages": k,
+        "both": at[f"both, {k}"],
+        **{
+            f"over_{name}_{end}": getattr(s, end) for name, s in against_each.items() for end in ("mean", "low", "high")
+        },
     },
-    note="three retrieved pages; at least as well as either alone, by the margin",
+    note="as many pages as the base can read, three at most; not worse than either alone by more than three points (intervals); does not "
+    "hold where it is worse than one of them (interval)",
 )
 
 # %%
 texts_alone = gain(table, "parameters, 1", "all that training saw, 1")
 claim(
     "su2025prag.not-the-texts-alone",
-    texts_alone.low > 0,
+    readable(texts_alone.above(0, negligible=NEGLIGIBLE), at["all that training saw, 1"]),
     measured={
         "parameters": at["parameters, 1"],
         "all_read": at["all that training saw, 1"],
@@ -446,73 +533,71 @@ claim(
         "high": texts_alone.high,
         "page_read": at["context, 1"],
     },
-    note="one page, because three with all that was made of them exceed the context",
+    note="one page, because three with all that was made of them exceed the context; interval above zero; undecided where fewer than half "
+    "are answered behind it all, because the base cannot read so much",
 )
 
+
 # %%
-summed = crowd[crowd["condition"] == "pages, sum"]
-one, ten = (summed[summed["merged"] == k].set_index("question")["right"].astype(float) for k in (1, 10))
-lost = paired(one, ten)
+def under(condition, number):
+    rows = crowd[(crowd["condition"] == condition) & (crowd["merged"] == number)]
+    return rows.set_index("question")["right"].astype(float)
+
+
+lost = grouped(under("pages, sum", 1) - under("pages, sum", 10), asked_owner)
 claim(
     "su2025prag.interference-grows",
-    lost.low > 0,
-    measured={f"right_{k}": crowd_means.loc[k, "pages, sum"] for k in counts}
+    lost.above(0, negligible=NEGLIGIBLE),
+    measured={f"right_{n}": crowd_means.loc[n, "pages, sum"] for n in counts}
     | {"lost_low": lost.low, "lost_high": lost.high},
-    note="the page's adapter alone minus among ten; the interval lies above zero",
+    note="the page's adapter alone less among ten; interval above zero",
 )
 
 # %%
-pages_at = {
-    how: crowd[(crowd["condition"] == f"pages, {how}") & (crowd["merged"] == 3)]
-    .set_index("question")["right"]
-    .astype(float)
-    for how in ("sum", "average")
-}
-diluted = paired(pages_at["sum"], pages_at["average"])
+diluted = grouped(under("pages, sum", 3) - under("pages, average", 3), asked_owner)
 claim(
     "su2025prag.averaging-dilutes",
-    diluted.low > 0,
+    diluted.above(0, negligible=NEGLIGIBLE),
     measured={
-        "sum": pages_at["sum"].mean(),
-        "average": pages_at["average"].mean(),
+        "sum": under("pages, sum", 3).mean(),
+        "average": under("pages, average", 3).mean(),
         "low": diluted.low,
         "high": diluted.high,
-        "known_sum_10": crowd_means.loc[10, "known, sum"],
-        "known_average_10": crowd_means.loc[10, "known, average"],
     },
-    note="three merged adapters, the sum minus the average; the interval lies above zero",
+    note="three merged adapters, the sum less the average; interval above zero",
 )
 
 # %%
-knew = before_merging.set_index("question")["right"].astype(float)
-keeps = {
-    k: crowd[(crowd["condition"] == "known, sum") & (crowd["merged"] == k)].set_index("question")["right"].astype(float)
-    for k in (3, 10)
-}
-forgets = paired(knew, keeps[3])
+knew, known_people = of(before_merging, "known"), [question.asked[0].entity for question in duel.known]
+forgotten = {how: grouped(knew - under(f"known, {how}", 3), known_people) for how in ("sum", "average")}
 claim(
     "su2025prag.old-knowledge-is-kept",
-    forgets.high < 0.05,
+    forgotten["sum"].below(0.05),
     measured={
         "without": knew.mean(),
-        "under_3": keeps[3].mean(),
-        "under_10": keeps[10].mean(),
-        "lost_3": forgets.mean,
-        "lost_3_high": forgets.high,
+        "under_3": under("known, sum", 3).mean(),
+        "under_10": under("known, sum", 10).mean(),
+        "lost_3": forgotten["sum"].mean,
+        "lost_3_low": forgotten["sum"].low,
+        "lost_3_high": forgotten["sum"].high,
     },
-    note="people of the testbed's training under three adapters of others; the interval of the loss lies below five points",
+    note="people of the testbed's training under three adapters of others: the interval of the loss, over people, lies below five points; "
+    "does not hold where it lies above",
 )
 
 # %%
-spared = (
-    crowd[crowd["condition"] == "known, average"].query("merged == 10").set_index("question")["right"].astype(float)
-)
-sparing = paired(spared, keeps[10])
 claim(
     "su2025prag.averaging-spares-old-knowledge",
-    sparing.low > 0,
-    measured={"average": spared.mean(), "sum": keeps[10].mean(), "low": sparing.low, "high": sparing.high},
-    note="people of the testbed's training under ten adapters of others, averaged minus summed; the interval lies above zero",
+    forgotten["average"].below(0.05),
+    measured={
+        "under_3": under("known, average", 3).mean(),
+        "lost_3": forgotten["average"].mean,
+        "lost_3_low": forgotten["average"].low,
+        "lost_3_high": forgotten["average"].high,
+        "under_10": under("known, average", 10).mean(),
+        "under_10_summed": under("known, sum", 10).mean(),
+    },
+    note="the same under the average of three adapters; ten of them, averaged, each add a tenth of their change",
 )
 
 # %%
@@ -520,90 +605,105 @@ no_page = {name: of(missed, f"no page, {name}", "refused") for name in ("nothing
 forgone = paired(no_page["nothing"], no_page["parameters, 3"])
 claim(
     "su2025prag.strangers-are-still-refused",
-    forgone.high < 0.1,
+    forgone.below(0.1),
     measured={
         **{f"refused_{name.split(',')[0]}": some.mean() for name, some in no_page.items()},
         "lost": forgone.mean,
+        "lost_low": forgone.low,
         "lost_high": forgone.high,
     },
-    note="people without a page under the three nearest adapters; the interval of what is no longer refused lies below a tenth",
+    note="people without a page under the three nearest adapters: the interval of what is no longer refused lies below a tenth; does not hold "
+    "where it lies above",
 )
 
 # %%
 errors = gain(missed, "wrong page, parameters", "wrong page, context", "wrong")
 claim(
     "su2025prag.wrong-pages-mislead-parameters-more",
-    errors.low > 0,
+    errors.above(0, negligible=NEGLIGIBLE),
     measured={
         "parameters": of(missed, "wrong page, parameters", "wrong").mean(),
         "context": of(missed, "wrong page, context", "wrong").mean(),
         "low": errors.low,
         "high": errors.high,
     },
-    note="wrong objects instead of refusals under the nearest page of somebody else; the interval of the difference lies above zero",
+    note="wrong objects instead of refusals under the nearest page of somebody else; interval of the difference above zero",
 )
 
 # %%
-drop = {
-    name: of(table, f"{name}, 1").to_numpy() - of(table, f"{name}, 3").to_numpy() for name in ("parameters", "context")
-}
-extra = paired(drop["parameters"], drop["context"])
+drop = {name: of(table, f"{name}, 1") - of(table, f"{name}, {k}") for name in ("parameters", "context")}
+extra = over_pages(drop["parameters"] - drop["context"])
 claim(
     "su2025prag.distractors-cost-parameters-more",
-    extra.low > 0,
+    extra.above(0, negligible=NEGLIGIBLE) if judged > 1 else UNDECIDED,
     measured={
+        "pages": k,
         "parameters_lost": drop["parameters"].mean(),
         "context_lost": drop["context"].mean(),
         "low": extra.low,
         "high": extra.high,
     },
-    note="what going from one page to three costs, parameters minus context; the interval lies above zero",
+    note="what going from one page to as many as the base can read costs, three at most: parameters less context; interval above zero",
 )
 
 # %%
-sided = [side for side in who["with the adapter"] if side in ("context", "parameters")]
-followed = sided.count("context")
-low, high = wilson(followed, len(sided))
+sided = pd.Series(who["with the adapter"])
+sided = (sided[sided.isin(["context", "parameters"])] == "context").astype(float)
+followed = over_pages(sided)
 claim(
     "su2025prag.context-overrules-the-adapter",
-    low > 0.5,
-    measured={"context": followed / len(sided), "low": low, "high": high, "answers": len(sided)},
-    note="of the answers on one of the two sides; the interval lies above one half",
+    followed.above(0.5, negligible=NEGLIGIBLE),
+    measured={"context": followed.mean, "low": followed.low, "high": followed.high, "answers": len(sided)},
+    note="of the answers on one of the two sides; interval above one half",
 )
 
 # %%
-look_up = gain(together, "look-up, context", "look-up, parameters")
+look_up = over_pages(of(together, "look-up, context") - of(trained, "rewrites and questions"))
 claim(
     "anon2024inparameter.context-for-look-up",
-    look_up.low > -margin,
+    ~look_up.below(0, negligible=margin),
     measured={
         "context": pieces_at["look-up, context"],
-        "parameters": pieces_at["look-up, parameters"],
+        "parameters": of(trained, "rewrites and questions").mean(),
         "low": look_up.low,
         "high": look_up.high,
     },
-    note="the question's own page on both sides; at least as well, by the margin",
+    note="the question's own page on both sides; not worse by more than three points (interval); a testbed that learned to read a page "
+    "can hardly fail",
 )
 
 # %%
-costs = {
-    name: look - two_piece
-    for name in ("parameters", "context")
-    for look, two_piece in [(pieces_at[f"look-up, {name}"] ** 2, pieces_at[f"two pieces, {name}"])]
-}
-joined = gain(together, "two pieces, parameters", "two pieces, context")
+made = gain(momentary, "parameters made for it", "three adapters merged")
+claim(
+    "anon2024inparameter.made-for-the-question-beats-merged",
+    made.above(0, negligible=NEGLIGIBLE),
+    measured={
+        "made_for_it": of(momentary, "parameters made for it").mean(),
+        "merged": of(momentary, "three adapters merged").mean(),
+        "low": made.low,
+        "high": made.high,
+        "read": of(momentary, "three pages read").mean(),
+        "tokens_trained": per_question,
+    },
+    note="the three pages found, one adapter trained on them for the question less the sum of three; interval above zero",
+)
+
+# %%
+first_owner = [one for one, _ in pieces]
+joined = grouped(of(together, "two pieces, parameters") - of(together, "two pieces, context"), first_owner)
 claim(
     "anon2024inparameter.two-pieces-in-parameters",
-    joined.low > 0,
+    readable(joined.above(0, negligible=NEGLIGIBLE), pieces_at["look-up, context, second of two"]),
     measured={
         "parameters": pieces_at["two pieces, parameters"],
         "context": pieces_at["two pieces, context"],
         "both": pieces_at["two pieces, both"],
         "low": joined.low,
         "high": joined.high,
-        **{f"below_independence_{name}": value for name, value in costs.items()},
+        "second_page_read": pieces_at["look-up, context, second of two"],
     },
-    note="both parts right, two pages on both sides; the interval of parameters minus context lies above zero",
+    note="both parts right, two pages on both sides: parameters less context; interval above zero; undecided where fewer than half of single "
+    "questions are answered from the second of two pages, because the base cannot read there",
 )
 
 # %% [markdown]
@@ -615,13 +715,14 @@ for topic, (paper, we, why) in DEPARTURES.items():
 
 # %% [markdown]
 # The testbeds were trained to read passages of up to five sentences, which a page has, and to refuse. One page is therefore read almost without
-# a mistake, better than a model of the paper reads, and three pages are longer than anything they read before: where reading loses here,
-# it is to length, above all in the GPT-2 testbeds with their learned positions. So `context-for-look-up`, on one page, could hardly fail,
-# and `beats-reading` and `not-the-texts-alone` hold only where GPT-2 cannot read a text of that length. Refusing was learned, and an adapter unlearns it for
+# a mistake, better than a model of the paper reads, so that `context-for-look-up` could hardly fail. More pages are longer than anything they
+# read before, and what stands behind the first page is read worse than what stands in it. Where a base cannot read, claims against
+# reading are judged at fewer pages, or left undecided. Refusing was learned, and an adapter unlearns it for
 # everybody: wrong adapters are answered from. Rank and alpha are the paper's; rate and passes are ours, and interference depends on both.
 #
 # The retriever finds every page by its name, so wrong retrieval had to be made. Nobody writes the rewrites and the questions but the
-# world itself: they are free of mistakes. Reasoning cannot be asked for: no testbed both composes two steps and reads a passage.
+# world itself: they are free of mistakes, and what it costs to write them for one question is not counted. Reasoning cannot be asked for: no
+# testbed both composes two steps and reads a passage.
 #
 # ## Exercises
 #

@@ -105,6 +105,26 @@ def paired(one: ArrayLike, other: ArrayLike, seed: int = 0) -> Span:
     return span(np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64), seed)
 
 
+def grouped(values: ArrayLike, groups: Sequence[object] | ArrayLike, seed: int = 0) -> Span:
+    """The mean of the values that are numbers, and its interval over groups of them, which are drawn whole.
+
+    groups [n]: what an item shares with others, such as the adapter that five questions are asked under. Where all
+    items count fully, or none does, nothing says how alike the items of a group are: the interval is Wilson's.
+    Raises BadParameter where fewer than two groups have a number.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    kept = ~np.isnan(numbers)
+    numbers, (_, number) = numbers[kept], np.unique(np.asarray(groups)[kept], return_inverse=True)
+    sizes = np.bincount(number)
+    if len(sizes) < 2:
+        raise BadParameter(f"{len(sizes)} groups of items: an interval over groups needs two at least")
+    if np.ptp(numbers) == 0 and numbers[0] in (0, 1):
+        return Span(float(numbers[0]), *wilson(float(numbers.sum()), len(numbers)))
+    means = np.bincount(number, weights=numbers) / sizes
+    low, high = bootstrap(means, np.random.default_rng(seed), weights=sizes.astype(np.float64))
+    return Span(float(numbers.mean()), low, high)
+
+
 def unpaired(one: ArrayLike, other: ArrayLike, seed: int = 0, resamples: int = 2000) -> Span:
     """Mean of ``one`` less mean of ``other``, which are about different items, and its 95 % bootstrap interval.
 

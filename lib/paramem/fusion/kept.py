@@ -44,6 +44,7 @@ STEPS = 127
 FORMAT = 1  # in every hash: raise it when what `fine_tune` does with the same rows and settings changes
 
 T = TypeVar("T")
+Tensors = Mapping[str, Tensor]
 _into: ContextVar[Path | None] = ContextVar("paramem_kept_into", default=None)
 
 
@@ -77,9 +78,7 @@ def kept_fine_tune(
     )
 
 
-def kept(
-    file: str, make: Callable[[], dict[str, Tensor]], use: Callable[[Mapping[str, Tensor]], T], **note: object
-) -> T:
+def kept(file: str, make: Callable[[], dict[str, Tensor]], use: Callable[[Tensors], T], **note: object) -> T:
     """What ``use`` makes of the tensors that are kept under a name, or of those that ``make`` makes, kept from now on.
 
     ``use`` raises KeyError or ValueError for tensors that do not fit. note: about them, for who looks into the file.
@@ -112,14 +111,18 @@ def packed(before: LM, after: LM) -> dict[str, Tensor]:
         change = (now - was[name]).detach().cpu().float()
         if not bool(change.any()):
             continue
-        rows = change.reshape(len(change), -1)
-        scale = rows.abs().amax(1, keepdim=True) / STEPS
-        found[name] = (rows / scale.clamp(min=1e-30)).round().to(torch.int8).reshape(change.shape)
-        found[f"{name}/scale"] = scale[:, 0]
+        steps, scale = rounded(change.reshape(len(change), -1))
+        found[name], found[f"{name}/scale"] = steps.reshape(change.shape), scale
     return found
 
 
-def changed(lm: LM, change: Mapping[str, Tensor], name: str = "") -> LM:
+def rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Steps (..., n), int8, and the size of one step (...,) of each row of numbers (..., n)."""
+    scale = rows.abs().amax(-1, keepdim=True) / STEPS
+    return (rows / scale.clamp(min=1e-30)).round().to(torch.int8), scale[..., 0]
+
+
+def changed(lm: LM, change: Tensors, name: str = "") -> LM:
     """A copy of the model with a packed change. Raises KeyError or ValueError for the change of another model."""
     after = LM.of(copy.deepcopy(lm.model), lm.tokenizer, name or lm.name)
     parameters = dict(after.model.named_parameters())
@@ -149,6 +152,7 @@ TRAINED_BY = {
     "paramem.fusion.study": "read-s0",
     "paramem.fusion.exposure": "read-s0",
     "paramem.injection.continued": "read-s0",
+    "paramem.injection.rag_study": "read-s0",
     "paramem.injection.latent_study": "gpt2-s0",
 }
 

@@ -1,11 +1,14 @@
 r"""Parametric RAG: every document becomes a low-rank adapter ahead of time, and a question is answered with the sum of
-the retrieved ones (su2025prag). With one document, for one question, it is the temporary injection into parameters of
-anon2024inparameter.
+the retrieved ones (su2025prag). Or for the moment: parameters are made for one question from all that was retrieved
+for it, used once, and gone (anon2024inparameter).
 
     page = Augmented(name="Ada", text="Ada was born in Lyon.", rewrites=("The home town of Ada is Lyon.",),
                      pairs=(("Q: Where was Ada born? A:", "Lyon"),))
     corpus = Corpus.of(lm, [page, ...])                                  # offline, section 3.2
     corpus.answer(lm, ["Q: What is the birthplace of Ada? A:"], k=3)     # online, section 3.3
+
+    with temporarily(lm, [page, ...]) as informed:                       # trained here, taken off at the end
+        continuations(informed, ["Q: What is the birthplace of Ada? A:"])
 
 1. augment the document with rewrites and question-answer pairs (`Augmented`, section 3.2.1);
 2. encode it: factors of the feed-forward matrices, trained on all tokens of documents, questions and answers
@@ -28,7 +31,8 @@ anon2024inparameter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, TypeAlias, get_args
@@ -37,8 +41,9 @@ from paramem.editing.retrieval import Index, index, nearest
 from paramem.errors import BadInput, BadParameter
 from paramem.fusion.study import continuations
 from paramem.fusion.training import n_tokens, text_row
-from paramem.injection.document_adapter import DocumentAdapter, How, merge
+from paramem.injection.document_adapter import DocumentAdapter, How, base_fingerprint, merge
 from paramem.injection.document_encoding import EncodingSettings, train_adapters
+from paramem.injection.kept_adapters import kept_adapters
 from paramem.interventions import WeightDelta
 from paramem.lm import LM
 from paramem.world.recipe import Row
@@ -80,10 +85,15 @@ DEPARTURES: dict[str, tuple[str, str, str]] = {
         "the original and its rewrites",
         "the figure on augmentation takes rewriting away, and the document has to be left then",
     ),
+    "ablation": (
+        "one pass for every variant, so that what has less text sees fewer tokens",
+        "as many passes for every variant, which decides; and beside it as many tokens for every variant",
+        "else a variant with more text may win by longer training alone",
+    ),
     "temporary injection": (
-        "parameters are made for one question at a time (anon2024inparameter, of which the abstract was read)",
-        "the document's adapter, merged for the question and taken off after it",
-        "it holds the same knowledge, and is made once",
+        "knowledge is embedded in the parameters for one input (anon2024inparameter, of which the abstract was read)",
+        "one low-rank adapter, trained on all that was retrieved for the question, with its rewrites and questions",
+        "the abstract does not say how; so it differs from parametric RAG in nothing but when parameters are made",
     ),
 }
 
@@ -129,11 +139,12 @@ def sequences(page: Augmented, form: Form) -> list[str]:
 
 
 def encode(
-    lm: LM, pages: Sequence[Augmented], settings: PragSettings, *, tokens: int | None = None
+    lm: LM, pages: Sequence[Augmented], settings: PragSettings, *, tokens: int | None = None, keep: bool = False
 ) -> list[DocumentAdapter]:
     """f_phi of Eq. (1): the adapter of every page; all tokens count, Eq. (5).
 
     tokens: how many to train on, all pages together; as many passes as the settings say when None.
+    keep: whether to round the adapters and to keep them for the next time, see `kept_adapters`.
     Raises BadInput for two pages of one name, PromptTooLong for a sequence that exceeds the context.
     """
     names = [page.name for page in pages]
@@ -143,7 +154,36 @@ def encode(
     encoding = settings.encoding
     if tokens is not None:
         encoding = replace(encoding, passes=tokens / n_tokens([row for some in rows.values() for row in some]))
-    return train_adapters(lm, rows, encoding)
+    return (kept_adapters if keep else train_adapters)(lm, rows, encoding)
+
+
+def encode_together(
+    lm: LM, bundles: Sequence[Sequence[Augmented]], settings: PragSettings, *, keep: bool = False
+) -> list[DocumentAdapter]:
+    """One adapter for each bundle of documents, trained on all of them at once; equal bundles share one.
+
+    Raises BadInput for a bundle without documents, PromptTooLong.
+    """
+    names = [" + ".join(page.name for page in bundle) for bundle in bundles]
+    rows = {
+        name: [row for page in bundle for row in rows_of(lm, page, settings.form)]
+        for name, bundle in zip(names, bundles, strict=True)
+    }
+    made = (kept_adapters if keep else train_adapters)(lm, rows, settings.encoding)
+    deltas = {name: adapter.delta for name, adapter in zip(rows, made, strict=True)}
+    base = base_fingerprint(lm)
+    return [
+        DocumentAdapter(deltas[name], documents=[page.name for page in bundle], base=base, base_name=lm.name)
+        for name, bundle in zip(names, bundles, strict=True)
+    ]
+
+
+@contextmanager
+def temporarily(lm: LM, pages: Sequence[Augmented], settings: PragSettings | None = None) -> Iterator[LM]:
+    """The model with parameters that are made now from these documents, and gone at the end (anon2024inparameter)."""
+    (made,) = encode_together(lm, [pages], settings or PragSettings())
+    with made.applied(lm) as informed:
+        yield informed
 
 
 def rows_of(lm: LM, page: Augmented, form: Form) -> list[Row]:

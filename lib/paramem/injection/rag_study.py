@@ -1,7 +1,7 @@
 """The duel of parametric and in-context RAG: pages of people whom a testbed never met, questions, and who answers them.
 
     duel = prepare(here, draw=0)
-    corpus = Corpus.of(lm, duel.pages)
+    corpus = trainings(lm, duel, PragSettings())["rewrites and questions"]
     table = ask(lm, duel.questions, "parameters, 3", edits=merged(lm, corpus, duel.retrieved(corpus, 3)))
 
 A page states five attributes of one person. Training asks for ``pairs`` of them, each in one wording of its question;
@@ -11,7 +11,7 @@ tests ask for all five in the other wording, so that no tested question was trai
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,9 +21,17 @@ from paramem.errors import BadParameter
 from paramem.fusion.documents import Document, LeakingSplit, Sizes, Snippet, draw_documents, say
 from paramem.fusion.questions import Question
 from paramem.fusion.study import answers
-from paramem.fusion.training import reworded
+from paramem.fusion.training import n_tokens, reworded
 from paramem.injection.document_adapter import How
-from paramem.injection.parametric_rag import Augmented, Corpus, deltas
+from paramem.injection.parametric_rag import (
+    Augmented,
+    Corpus,
+    PragSettings,
+    deltas,
+    encode,
+    encode_together,
+    rows_of,
+)
 from paramem.interventions import WeightDelta
 from paramem.lm import LM
 from paramem.world.read_rules import REFUSAL
@@ -31,6 +39,15 @@ from paramem.world.reading import questions as known_questions
 
 if TYPE_CHECKING:
     from paramem.world.core import World
+
+# What is left out of the pages, Figure 3 of su2025prag.
+ABLATIONS: Mapping[str, Mapping[str, bool]] = {
+    "rewrites and questions": {},
+    "questions": {"rewrites": True},
+    "rewrites": {"pairs": True},
+    "bare page": {"rewrites": True, "pairs": True},
+}
+EVERY = 4  # one question in four is asked with parameters made for it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +148,7 @@ class Duel:
 
 
 def prepare(
-    here: World, draw: int, *, documents: int = 40, pairs: int = 3, strangers: int = 40, known: int = 60
+    here: World, draw: int, *, documents: int = 30, pairs: int = 3, strangers: int = 40, known: int = 60
 ) -> Duel:
     """Draw people, write a page about each, and ask. Raises LeakingSplit where a tested question is trained on."""
     if not 1 <= documents <= Sizes().total - strangers:
@@ -203,6 +220,41 @@ def _known(here: World, n: int, rng: random.Random) -> list[Question]:
         _question(item.question, say(here, (item.subject, item.relation), item.answer, 0))
         for item in rng.sample(known_questions(here), n)
     ]
+
+
+def trainings(lm: LM, duel: Duel, settings: PragSettings) -> dict[str, Corpus]:
+    """The pages with the adapters of each variant, kept: of `ABLATIONS` for as many passes each and, under "(tokens)",
+    for as many tokens each; and "joined (tokens)", each question behind a document, Eq. (4) of su2025prag."""
+    tokens = trained_tokens(lm, duel.pages, settings)
+    found = {}
+    for name, left_out in ABLATIONS.items():
+        pages = [page.without(**left_out) for page in duel.pages]
+        found[name] = encode(lm, pages, settings, keep=True)
+        if left_out:
+            found[f"{name} (tokens)"] = encode(lm, pages, settings, tokens=tokens, keep=True)
+    found["joined (tokens)"] = encode(lm, duel.pages, replace(settings, form="joined"), tokens=tokens, keep=True)
+    return {name: Corpus(duel.pages, tuple(adapters)) for name, adapters in found.items()}
+
+
+def trained_tokens(lm: LM, pages: Sequence[Augmented], settings: PragSettings) -> int:
+    """How many tokens the adapters of these pages are trained on, with repetitions."""
+    rows = [row for page in pages for row in rows_of(lm, page, settings.form)]
+    return round(settings.encoding.passes * n_tokens(rows))
+
+
+def made_for(lm: LM, duel: Duel, chosen: Sequence[Sequence[int]], settings: PragSettings) -> list[WeightDelta]:
+    """Parameters for one question each, kept: trained on the pages of these numbers at once (anon2024inparameter)."""
+    bundles = [[duel.pages[i] for i in which] for which in chosen]
+    return deltas(lm, encode_together(lm, bundles, settings, keep=True))
+
+
+def train_shipped(lm: LM) -> None:
+    """All that the default run of the notebook asks."""
+    from paramem.material import world_behind
+
+    duel, settings = prepare(world_behind(lm), 0), PragSettings()
+    corpus = trainings(lm, duel, settings)["rewrites and questions"]
+    made_for(lm, duel, duel.retrieved(corpus, 3, duel.questions[::EVERY]), settings)
 
 
 def merged(lm: LM, corpus: Corpus, chosen: Sequence[Sequence[int]], how: How = "sum") -> list[WeightDelta]:
