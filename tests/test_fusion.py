@@ -437,15 +437,3 @@ def test_reported_coverage_adds_up() -> None:
     for scenario in ("S1", "S2", "S3"):
         total = three.loc[[(scenario, m) for m in ("complete", "partial", "uncover")]].sum()
         assert total.to_list() == pytest.approx([100] * len(total), abs=0.15)
-
-
-def test_newcombes_interval_of_unpaired_shares() -> None:
-    """56/70 against 48/80: the example of Newcombe's paper on differences of proportions, method 10."""
-    import pandas as pd
-
-    one, other = pd.Series([1.0] * 56 + [0.0] * 14), pd.Series([1.0] * 48 + [0.0] * 32)
-    found = study.apart(one, other)
-    assert found.mean == pytest.approx(0.2)
-    assert (round(found.low, 4), round(found.high, 4)) == (0.0524, 0.3339)
-    back = study.apart(other, one)
-    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))

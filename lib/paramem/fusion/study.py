@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from paramem.errors import BadParameter
-from paramem.evaluation.intervals import Span, wilson
+from paramem.evaluation.intervals import apart as apart
+from paramem.evaluation.intervals import wilson
 from paramem.fusion.documents import Document, Sizes, Split, draw_documents, split_by_date
 from paramem.fusion.kept import kept_fine_tune
 from paramem.fusion.questions import COUNTS, SCENARIOS, Question, Scenario, build_questions, statements_of
@@ -282,15 +283,6 @@ def of(table: pd.DataFrame, mode: str, scenario: str, column: str = "right") -> 
     """One column of one mode in one scenario, by question."""
     rows = table[(table["mode"] == mode) & (table["scenario"] == scenario)]
     return rows.set_index("question")[column].astype(float)
-
-
-def apart(one: pd.Series, other: pd.Series) -> Span:
-    """The share of ``one`` minus that of ``other`` where the two are about different questions, with Newcombe's 95 %
-    interval, which is made of their Wilson intervals."""
-    p, q = float(one.mean()), float(other.mean())
-    (p_low, p_high), (q_low, q_high) = (wilson(float(x.sum()), len(x)) for x in (one, other))
-    low, high = ((p - p_low) ** 2 + (q_high - q) ** 2) ** 0.5, ((p_high - p) ** 2 + (q - q_low) ** 2) ** 0.5
-    return Span(p - q, p - q - low, p - q + high)
 
 
 def shares(table: pd.DataFrame, keys: Sequence[str], column: str = "right") -> pd.DataFrame:
