@@ -54,7 +54,7 @@ def main(model: str = "read-s0", draw: int = DRAW) -> None:
     from paramem.models import load
 
     lm = load(model)
-    print(chosen_on_dev(lm, prepare(world_behind(lm), draw)).round(3).to_string(index=False))
+    print(chosen_on_dev(lm, prepare(world_behind(lm), draw)).to_string(index=False, float_format="{:.3g}".format))
 
 
 if __name__ == "__main__":
