@@ -15,17 +15,18 @@ import pandas as pd
 import pytest
 from sklearn.calibration import calibration_curve
 
+from paramem.decisions import Decision
 from paramem.errors import BadInput, BadParameter, PromptTooLong
 from paramem.evaluation.calibration import (
     brier,
     calibration_error,
     calibration_error_of_a_calibrated,
+    calibration_square,
     discrimination,
-    excess_error,
+    jackknifed,
     reliability,
     resampled,
 )
-from paramem.evaluation.intervals import Span
 from paramem.fusion.boundary import Words, asked, looked_up
 from paramem.fusion.conflicts import Trial
 from paramem.fusion.documents import Snippet
@@ -241,24 +242,42 @@ def test_the_error_of_the_calibrated_is_that_of_chance_and_the_overconfident_has
     assert discrimination(*overconfident) == pytest.approx(discrimination(*calibrated))
 
 
-def test_what_is_beyond_chance_is_small_only_where_many_answers_say_so() -> None:
-    def excess(n: int, sharpen: float, seed: int = 0) -> Span:
-        c, y = sample(n, sharpen, seed)
-        return resampled(excess_error(c, y, seed=100), np.arange(n), resamples=200)
+def squared(c: np.ndarray, y: np.ndarray) -> float:
+    return calibration_square(c, y)(np.arange(len(c)))
 
-    assert excess(1000, 1.0).below(0.05).holds
-    assert excess(1000, 3.0).below(0.05).against
-    assert not excess(40, 1.0).below(0.05).decided
+
+def test_the_squared_error_is_that_of_endlessly_many_answers_whatever_their_number() -> None:
+    for sharpen in (1.0, 3.0):
+        c, y = sample(100_000, sharpen)
+        found = [sample(200, sharpen, seed) for seed in range(300)]
+        assert np.mean([squared(*each) for each in found]) == pytest.approx(squared(c, y), abs=0.001)
+        chance = np.mean([calibration_error(*each) ** 2 for each in found]) - calibration_error(c, y) ** 2
+        assert chance > 0.002  # the control: the usual error is larger, the fewer answers there are
+    gaps = y - c
+    assert calibration_square(c, y, bins=1)(np.arange(50)) == pytest.approx(
+        gaps[:50].mean() ** 2 - gaps[:50].var(ddof=1) / 50
+    )
+
+
+def test_that_a_model_is_calibrated_takes_many_answers() -> None:
+    def decided(n: int, sharpen: float, seed: int) -> Decision:
+        return jackknifed(calibration_square(*sample(n, sharpen, seed)), np.arange(n) // 5).below(0.05**2)
+
+    calibrated = [decided(700, 1.0, seed) for seed in range(40)]
+    assert sum(each.holds for each in calibrated) > 15
+    assert sum(each.against for each in calibrated) < 2
+    assert all(decided(700, 3.0, seed).against for seed in range(5))
+    assert sum(decided(40, 1.0, seed).holds for seed in range(20)) < 2
     few = sample(40, 1.0)  # the control: an error no larger than chance makes it, from so few that nothing is known
     assert calibration_error(*few) < calibration_error_of_a_calibrated(few[0])[1]
-    found = [excess(300, 1.0, seed) for seed in range(20)]
-    assert abs(np.mean([each.mean for each in found])) < 0.015
-    assert abs(np.mean([(each.low + each.high) / 2 for each in found])) < 0.015
-    c, y = sample(500, 2.0)
-    rows = np.arange(500)[::2]
-    assert excess_error(c, y, draws=200)(rows) == pytest.approx(
-        calibration_error(c[rows], y[rows]) - calibration_error_of_a_calibrated(c[rows])[0], abs=0.005
-    )
+
+
+def test_the_jackknife_of_a_mean_is_its_usual_interval() -> None:
+    y = np.random.default_rng(0).normal(size=80)
+    found = jackknifed(lambda rows: float(y[rows].mean()), np.arange(80))
+    assert found.high - found.mean == pytest.approx(1.96 * y.std(ddof=1) / 80**0.5)
+    alike = jackknifed(lambda rows: float(np.repeat(y, 5)[rows].mean()), np.repeat(np.arange(80), 5))
+    assert alike == pytest.approx(found)
 
 
 def test_a_sure_model_that_is_right_half_the_time_is_off_by_a_half() -> None:
@@ -301,8 +320,11 @@ def test_bad_confidences_are_refused() -> None:
         discrimination([0.2, 0.3], [1])
     with pytest.raises(BadParameter, match="bins"):
         reliability([0.2], [1], bins=3)
-    with pytest.raises(BadInput, match="groups"):
-        resampled(lambda rows: 0.0, [1, 1])
+    with pytest.raises(BadParameter, match="two answers in a bin"):
+        calibration_square([0.2, 0.3, 0.4], [1, 0, 1], bins=2)
+    for interval in (resampled, jackknifed):
+        with pytest.raises(BadInput, match="groups"):
+            interval(lambda rows: 0.0, [1, 1])
     with pytest.raises(BadInput, match="no value"):
         resampled(lambda rows: float("nan"), [1, 2])
 
