@@ -1,5 +1,6 @@
 """Fine-tuned models that are kept: found by all that went into them, the same numbers whether found or made."""
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 
 from paramem import load
 from paramem.errors import BadInput, BadParameter
-from paramem.fusion.kept import STEPS, file_name, keeping, kept_fine_tune, packed
+from paramem.fusion.kept import SHIPPED, STEPS, TRAINED_BY, file_name, keeping, kept_fine_tune, packed
 from paramem.fusion.training import TrainSettings, fine_tune, text_row
 from paramem.lm import LM
 
@@ -122,3 +123,23 @@ def test_what_is_trained_and_under_what_is_in_the_name_as_its_recipe(lm, rows, t
 def test_no_rows_are_refused(lm):
     with pytest.raises(BadInput, match="no rows"):
         kept_fine_tune(lm, [], SETTINGS)
+
+
+def test_all_that_the_default_runs_ask_is_shipped_and_nothing_else(monkeypatch):
+    """After a change of rows or settings, this says that `python -m paramem.fusion.kept` has to be run."""
+    asked, read = set(), Path.read_bytes
+
+    def refuse(*_, **__):
+        pytest.fail("a default run trains: run `python -m paramem.fusion.kept`, and commit what it makes")
+
+    def noted(path):
+        asked.add(path.name) if path.parent == SHIPPED else None
+        return read(path)
+
+    for place in ("fusion.kept.fine_tune", "injection.kept_adapters.train_adapters", "injection.latent_study.learn"):
+        monkeypatch.setattr(f"paramem.{place}", refuse)
+    monkeypatch.setattr(Path, "read_bytes", noted)
+    with keeping(SHIPPED):
+        for module, model in TRAINED_BY.items():
+            importlib.import_module(module).train_shipped(load(model))
+    assert {file.name for file in SHIPPED.iterdir()} == asked
