@@ -6,12 +6,13 @@ import random
 from collections import Counter
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 
 from paramem.errors import BadInput, BadParameter, PromptTooLong
-from paramem.fusion import reported, study, tables
+from paramem.fusion import kept, reported, study, tables
 from paramem.fusion.choice import chosen_on_dev
 from paramem.fusion.documents import (
     Document,
@@ -41,7 +42,7 @@ from paramem.fusion.training import (
 from paramem.models import LM, load
 from paramem.world import world
 from paramem.world.read_rules import REFUSAL, Rules
-from paramem.world.recipe import collate
+from paramem.world.recipe import Row, collate
 from paramem.world.training import weighted_loss
 
 HERE = world("read")
@@ -504,6 +505,44 @@ def test_arms_ask_the_same_questions_by_the_same_numbers() -> None:
         tables.gain(alone, tables.rows_of(everything, "Direct", "S1"))
     same = tables.gain(alone, alone)
     assert (same.mean, same.low, same.high) == (0, 0, 0)
+
+
+def test_what_is_shipped_is_what_the_notebook_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[str, int]] = []
+
+    def recorded(lm: LM, rows: list[object], settings: TrainSettings, *, seed: int, name: str) -> LM:
+        trained.append((name, round(settings.passes * n_tokens(rows), -3)))  # type: ignore[arg-type]
+        return lm
+
+    monkeypatch.setattr(study, "kept_fine_tune", recorded)
+    g = study.prepare(HERE, 0)
+    asked = {**study.train_modes(reader(), g), **study.train_arms(reader(), g)}
+    wanted, trained[:] = list(trained), []
+    study.train_shipped(reader())
+    assert sorted(trained) == sorted(wanted)
+    assert {name for name, _ in trained} == set(asked) - {"Direct", "Easy"}
+    tokens = dict(trained)
+    assert len({tokens[name] for name in ("CT", *study.PARTS_OF_IT)}) == 1  # as many, whatever is read
+    assert tokens["SFT, S1 and S4"] < 0.3 * tokens["SFT"]
+
+
+def test_from_nothing_finds_no_model_that_was_kept() -> None:
+    rows, settings = answer_rows(reader(), questions("S1")[:2]), TrainSettings(passes=1, lr=1e-4)
+    with study.from_nothing():
+        (first,) = _kept_in(rows, settings)
+    with study.from_nothing():
+        (second,) = _kept_in(rows, settings)
+    assert first.name == second.name
+    assert first.parent != second.parent
+    assert not first.parent.exists()
+
+
+def _kept_in(rows: list[Row], settings: TrainSettings) -> list[Path]:
+    folder = kept._into.get()
+    assert folder is not None
+    assert not list(folder.iterdir())
+    kept.kept_fine_tune(reader(), rows, settings)
+    return list(folder.iterdir())
 
 
 def test_the_choice_tries_every_pair_on_development_questions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
