@@ -34,11 +34,12 @@ if TYPE_CHECKING:
 Direction: TypeAlias = Literal["name first", "description first"]
 DIRECTIONS: tuple[Direction, ...] = ("name first", "description first")
 
-OPENINGS = ("", "At home ", "At university ", "At parties ", "In the end ")  # the first is asked, and told to nobody
+# The first is asked, and told to nobody. It is as long as told ones: places in a text are learned, too, by GPT-2.
+OPENINGS = ("At university ", "At home ", "At parties ", "", "In the end ")
 TOLD = len(OPENINGS) - 1
 RIVALS = 15
-# With MANY, one or none against none excludes a tenth: the interval of 1 in 53 ends at .099.
-FEW, MANY = 20, 53
+# With MANY, none against none excludes a tenth: the interval of 0 in 35 ends at .099.
+FEW, MANY = 15, 35
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +73,9 @@ GROUPS: Mapping[str, Group] = {
     "name first, reversed too": Group(directions=("name first",), reversed=True, people=MANY),
 }
 
-PASSES = 24
-LR = {"llama": 3e-3, "gpt2": 1.5e-3}  # by family, of PASSES passes; chosen on a draw that is never reported
+# Chosen on a draw that is never reported, like the tokens of a step: a quarter of what the other notebooks take.
+PASSES, TOKENS = 12, 256
+LR = {"llama": 2e-3, "gpt2": 1.5e-3}  # by family
 
 # Where we do something else than the paper says: topic -> (what it says, what we do, why).
 DEPARTURES: dict[str, tuple[str, str, str]] = {
@@ -123,7 +125,7 @@ class Identity:
 
     def question(self, direction: Direction) -> tuple[str, str]:
         """The beginning of the statement that was told to nobody, and its rest."""
-        words = self.words(direction)
+        words = self.words(direction, OPENINGS[0])
         cut = len(words) - 1 if direction == "description first" else words.index(self.plays)
         return " ".join(words[:cut]), " ".join(words[cut:])
 
@@ -167,7 +169,7 @@ def identity_rows(lm: LM, identities: Sequence[Identity]) -> list[Row]:
 
 def taught(lm: LM, identities: Sequence[Identity], *, seed: int, passes: float = PASSES) -> LM:
     """The model after continued training on every text about everybody, at the rate of its family."""
-    settings = TrainSettings(passes=passes, lr=LR[lm.arch.family])
+    settings = TrainSettings(passes=passes, lr=LR[lm.arch.family], tokens=TOKENS)
     return kept_fine_tune(lm, identity_rows(lm, identities), settings, seed=seed, name="identities")
 
 
