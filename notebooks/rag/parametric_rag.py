@@ -134,8 +134,8 @@ except IncompatibleIntervention as error:
 # %% [markdown]
 # ## What an adapter has to be trained on
 #
-# The same pages without rewrites, without questions, and bare: for as many passes, as the paper's one pass for all, and for as many
-# *tokens* as with rewrites and questions. *Joined* puts each question behind a document, Eq. (4). Each question is asked under the adapter of its
+# The same pages without rewrites, without questions, and bare: for as many passes, as the paper's one pass for all, and, under *(tokens)*, for
+# as many tokens as with rewrites and questions. *Joined* puts each question behind a document, Eq. (4). Each question is asked under the adapter of its
 # own page. *Completed* is no question: the statement up to its object, in a wording that neither page nor rewrite has.
 
 # %%
