@@ -12,7 +12,8 @@
 # *Is a document that was found better read, or added to the weights?* [Su et al. 2025](https://arxiv.org/abs/2501.15915)
 # (`su2025prag`) turn every document into a low-rank adapter ahead of time and answer with the sum of the adapters that were
 # retrieved; `anon2024inparameter` puts knowledge for one question into the parameters for a moment. Both are set against reading.
-# The adapters of the default run come with the library, and it takes less than a minute on one CPU core; training them takes TRAINTIME.
+# The adapters of the default run come with the library, and it takes less than a minute on one CPU core. Other runs train theirs, one to
+# two minutes more, and keep them.
 
 # %%
 import pandas as pd
@@ -133,8 +134,8 @@ except IncompatibleIntervention as error:
 # %% [markdown]
 # ## What an adapter has to be trained on
 #
-# The same pages without rewrites, without questions, and bare: for as many passes, as the paper's one pass for all, and for as many
-# *tokens* as with rewrites and questions. *Joined* puts each question behind a document, Eq. (4). Each question is asked under the adapter of its
+# The same pages without rewrites, without questions, and bare: for as many passes, as the paper's one pass for all, and, under *(tokens)*, for
+# as many tokens as with rewrites and questions. *Joined* puts each question behind a document, Eq. (4). Each question is asked under the adapter of its
 # own page. *Completed* is no question: the statement up to its object, in a wording that neither page nor rewrite has.
 
 # %%

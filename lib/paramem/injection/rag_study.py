@@ -148,7 +148,7 @@ class Duel:
 
 
 def prepare(
-    here: World, draw: int, *, documents: int = 30, pairs: int = 3, strangers: int = 40, known: int = 60
+    here: World, draw: int, *, documents: int = 30, pairs: int = 3, strangers: int = 40, known: int = 80
 ) -> Duel:
     """Draw people, write a page about each, and ask. Raises LeakingSplit where a tested question is trained on."""
     if not 1 <= documents <= Sizes().total - strangers:
