@@ -16,7 +16,7 @@
 # [Wu et al. 2024](https://arxiv.org/abs/2404.10198) (`wu2024clasheval`),
 # [Gekhman et al. 2024](https://arxiv.org/abs/2405.05904) (`gekhman2024hallucinations`) and
 # [Kadavath et al. 2022](https://arxiv.org/abs/2207.05221) (`kadavath2022know`) are asked. One small model is trained; that of the default
-# settings is shipped, and the rest takes under a minute of one CPU core.
+# settings is shipped (`python -m paramem.fusion.kept` trains it again), and the rest takes under a minute of one CPU core.
 
 # %%
 import random

@@ -13,8 +13,8 @@
 # A finished model that answers questions learns about people whom it never met. Can it answer questions about them
 # ([Allen-Zhu and Li 2024](https://arxiv.org/abs/2309.14316), `allenzhu2023extraction`), can it be asked backwards
 # ([Berglund et al. 2023](https://arxiv.org/abs/2309.12288), `berglund2023reversal`), and does it help to train on reversed texts
-# ([Golovneva et al. 2024](https://arxiv.org/abs/2403.13799), `golovneva2024reverse`)? Three small models, which come trained; half a
-# minute on one CPU core.
+# ([Golovneva et al. 2024](https://arxiv.org/abs/2403.13799), `golovneva2024reverse`)? Three small models, which come trained
+# (`python -m paramem.fusion.kept` does it again); half a minute on one CPU core.
 
 # %%
 import pandas as pd

@@ -11,7 +11,7 @@
 #
 # *Can noise on early layers that is learned from paraphrases stand in for paraphrases when new facts are trained in?*
 # [Kang et al. 2024](https://arxiv.org/abs/2411.00686) (`kang2024lapael`). Three kinds of noise are learned and eight small models
-# trained; those of the default settings are shipped, and others take about a minute of one CPU core, the first time.
+# trained; those of the default settings are shipped (`python -m paramem.fusion.kept` trains them again), and others take about a minute of one CPU core, the first time.
 
 # %%
 import numpy as np
