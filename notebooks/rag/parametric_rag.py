@@ -717,8 +717,8 @@ for topic, (paper, we, why) in DEPARTURES.items():
 # %% [markdown]
 # The testbeds were trained to read passages of up to five sentences, which a page has, and to refuse. One page is therefore read almost without
 # a mistake, better than a model of the paper reads, so that `context-for-look-up` could hardly fail. More pages are longer than anything they
-# read before, and what stands behind the first page is read worse than what stands in it. Where a base cannot read, claims against
-# reading are judged at fewer pages, or left undecided. Refusing was learned, and an adapter unlearns it for
+# read before, and most bases read what stands behind the first page worse than what stands in it. Where a base cannot read, claims
+# against reading are judged at fewer pages, or left undecided. Refusing was learned, and an adapter unlearns it for
 # everybody: wrong adapters are answered from. Rank and alpha are the paper's; rate and passes are ours, and interference depends on both.
 #
 # The retriever finds every page by its name, so wrong retrieval had to be made. Nobody writes the rewrites and the questions but the
