@@ -2,7 +2,7 @@
 
     python benchmarks/fusion.py [MODEL] [--repeats 5]
 
-A bare step is transformers' own forward with logits at every token, the loss, a backward and a step of AdamW on a batch
+A bare step is a forward, the loss where it counts, a backward and a step of AdamW, as training takes it, on a batch
 that lies ready. Training promises 85 % of its throughput at least, which is a ratio of 1 / 0.85 at most; the rows are
 drawn, sorted, cut and padded on the way. Answers are generated with a key-value cache: the unit is one forward of all
 prompts, and the other side of the comparison, the same answers without a cache, is printed too. Noise that is learned
@@ -29,6 +29,7 @@ from paramem.fusion.training import (
     infusion_rows,
     n_tokens,
     plan,
+    step,
 )
 from paramem.injection import rag_study
 from paramem.injection.document_encoding import EncodingSettings
@@ -38,23 +39,21 @@ from paramem.injection.parametric_rag import Corpus, PragSettings, encode
 from paramem.material import world_behind
 from paramem.models import LM
 from paramem.world.recipe import Row, Stage, collate
-from paramem.world.training import optimiser, weighted_loss
+from paramem.world.training import optimiser
 
 THROUGHPUT = 0.85  # of the bare step, at least
 
 
 def bare_steps(lm: LM, rows: Sequence[Row], settings: TrainSettings) -> Callable[[], None]:
-    """The unit: as many steps on the same batches, collated beforehand, by the loss of the testbeds' own training."""
+    """The unit: as many steps on the same batches, collated beforehand."""
     ready = [collate(batch) for _, batch in plan(rows, settings, 0)]
-    model = copy.deepcopy(lm.model).requires_grad_(True)
-    optim = optimiser(model, Stage(steps=1, lr=1e-6, weight_decay=0.0))
+    bare = LM.of(copy.deepcopy(lm.model), lm.tokenizer, lm.name)
+    bare.model.requires_grad_(True)
+    optim = optimiser(bare.model, Stage(steps=1, lr=1e-6, weight_decay=0.0))
 
     def steps() -> None:
         for ids, weights in ready:
-            optim.zero_grad(set_to_none=True)
-            weighted_loss(model, ids, weights).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optim.step()
+            step(bare, optim, ids, weights)
 
     return steps
 

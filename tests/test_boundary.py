@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.calibration import calibration_curve
 
+from paramem.decisions import Decision
 from paramem.errors import BadInput, BadParameter, PromptTooLong
 from paramem.evaluation.calibration import (
     brier,
     calibration_error,
     calibration_error_of_a_calibrated,
+    calibration_square,
     discrimination,
+    jackknifed,
     reliability,
     resampled,
 )
@@ -34,6 +39,7 @@ from paramem.fusion.exposure import (
     exposure_rows,
     ledger,
     replay_rows,
+    train_shipped,
     wordings_of,
 )
 from paramem.fusion.study import continuations
@@ -111,14 +117,34 @@ def test_nobody_is_spoken_of_twice_in_a_row() -> None:
 
 
 def test_replay_uses_no_new_name_and_has_the_tokens_asked_for() -> None:
-    new = {fact.belief.entity for fact in people()}
+    new, behind_a_passage = {fact.belief.entity for fact in people()}, {}
     for kind in ("all kinds", "no passages"):
         rows = replay_rows(reader(), HERE, ExposeSettings(replay=kind), 2000, 0)
-        text = " ".join(str(reader().tokenizer.decode(list(ids))) for ids, _ in rows)
+        texts = [str(reader().tokenizer.decode(list(ids), skip_special_tokens=True)).strip() for ids, _ in rows]
         assert 2000 <= n_tokens(rows) < 2200
-        assert not any(name in text for name in new)
-        assert REFUSAL in text
+        assert not any(name in text for text in texts for name in new)
+        assert any(REFUSAL in text for text in texts)
+        behind_a_passage[kind] = sum("Q:" in text and not text.startswith("Q:") for text in texts) / len(texts)
+    assert behind_a_passage["all kinds"] > 0.1 > behind_a_passage["no passages"] == 0
     assert replay_rows(reader(), HERE, ExposeSettings(replay="none"), 2000, 0) == []
+
+
+def test_what_is_shipped_is_what_the_default_run_of_the_notebook_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for = []
+    monkeypatch.setattr(
+        "paramem.fusion.exposure.kept_fine_tune", lambda *given, **more: asked_for.append((given, more))
+    )
+    train_shipped(reader())
+    (((_, rows, training), more),) = asked_for
+    notebook = (Path(__file__).parents[1] / "notebooks/fusion/knowledge_boundary.py").read_text(encoding="utf-8")
+    people, share = (re.search(rf"^{name}: \w+ = ([\d.]+)", notebook, re.M) for name in ("people", "replay"))
+    assert people is not None
+    assert share is not None
+    settings = ExposeSettings(share=float(share[1]))
+    facts = draw_people(HERE, Exposures(people=int(people[1])), 0)
+    told = exposure_rows(reader(), HERE, facts, settings, 0)
+    assert rows == [*told, *replay_rows(reader(), HERE, settings, settings.share * n_tokens(told), 0)]
+    assert (training, more["seed"]) == (settings.training, 0)
 
 
 def test_bad_exposures_are_refused() -> None:
@@ -132,6 +158,8 @@ def test_bad_exposures_are_refused() -> None:
         draw_people(HERE, Exposures(people=10_000), 0)
     with pytest.raises(BadParameter, match="share=-1"):
         ExposeSettings(share=-1)
+    with pytest.raises(BadParameter, match="replay='nothing' is none of 'all kinds', 'no passages', 'none'"):
+        ExposeSettings(replay="nothing")  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="nobody's facts"):
         expose(reader(), HERE, [f for f in people() if f.level == 0], ExposeSettings())
 
@@ -214,6 +242,44 @@ def test_the_error_of_the_calibrated_is_that_of_chance_and_the_overconfident_has
     assert discrimination(*overconfident) == pytest.approx(discrimination(*calibrated))
 
 
+def squared(c: np.ndarray, y: np.ndarray) -> float:
+    return calibration_square(c, y)(np.arange(len(c)))
+
+
+def test_the_squared_error_is_that_of_endlessly_many_answers_whatever_their_number() -> None:
+    for sharpen in (1.0, 3.0):
+        c, y = sample(100_000, sharpen)
+        found = [sample(200, sharpen, seed) for seed in range(300)]
+        assert np.mean([squared(*each) for each in found]) == pytest.approx(squared(c, y), abs=0.001)
+        chance = np.mean([calibration_error(*each) ** 2 for each in found]) - calibration_error(c, y) ** 2
+        assert chance > 0.002  # the control: the usual error is larger, the fewer answers there are
+    gaps = y - c
+    assert calibration_square(c, y, bins=1)(np.arange(50)) == pytest.approx(
+        gaps[:50].mean() ** 2 - gaps[:50].var(ddof=1) / 50
+    )
+
+
+def test_that_a_model_is_calibrated_takes_many_answers() -> None:
+    def decided(n: int, sharpen: float, seed: int) -> Decision:
+        return jackknifed(calibration_square(*sample(n, sharpen, seed)), np.arange(n) // 5).below(0.05**2)
+
+    calibrated = [decided(700, 1.0, seed) for seed in range(40)]
+    assert sum(each.holds for each in calibrated) > 15
+    assert sum(each.against for each in calibrated) < 2
+    assert all(decided(700, 3.0, seed).against for seed in range(5))
+    assert sum(decided(40, 1.0, seed).holds for seed in range(20)) < 2
+    few = sample(40, 1.0)  # the control: an error no larger than chance makes it, from so few that nothing is known
+    assert calibration_error(*few) < calibration_error_of_a_calibrated(few[0])[1]
+
+
+def test_the_jackknife_of_a_mean_is_its_usual_interval() -> None:
+    y = np.random.default_rng(0).normal(size=80)
+    found = jackknifed(lambda rows: float(y[rows].mean()), np.arange(80))
+    assert found.high - found.mean == pytest.approx(1.96 * y.std(ddof=1) / 80**0.5)
+    alike = jackknifed(lambda rows: float(np.repeat(y, 5)[rows].mean()), np.repeat(np.arange(80), 5))
+    assert alike == pytest.approx(found)
+
+
 def test_a_sure_model_that_is_right_half_the_time_is_off_by_a_half() -> None:
     assert calibration_error([1.0] * 100, [0, 1] * 50) == pytest.approx(0.5)
     assert calibration_error([0.5] * 100, [0, 1] * 50, bins=1) == 0
@@ -254,8 +320,11 @@ def test_bad_confidences_are_refused() -> None:
         discrimination([0.2, 0.3], [1])
     with pytest.raises(BadParameter, match="bins"):
         reliability([0.2], [1], bins=3)
-    with pytest.raises(BadInput, match="groups"):
-        resampled(lambda rows: 0.0, [1, 1])
+    with pytest.raises(BadParameter, match="two answers in a bin"):
+        calibration_square([0.2, 0.3, 0.4], [1, 0, 1], bins=2)
+    for interval in (resampled, jackknifed):
+        with pytest.raises(BadInput, match="groups"):
+            interval(lambda rows: 0.0, [1, 1])
     with pytest.raises(BadInput, match="no value"):
         resampled(lambda rows: float("nan"), [1, 2])
 

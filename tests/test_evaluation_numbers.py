@@ -20,7 +20,17 @@ from paramem.evaluation import (
     summarise,
     wilson,
 )
-from paramem.evaluation.intervals import chosen_on_the_other_half, grouped, over_edits, unpaired
+from paramem.evaluation.intervals import (
+    apart,
+    chosen_on_the_other_half,
+    clustered,
+    clustered_share,
+    difference,
+    grouped,
+    over_edits,
+    span,
+    unpaired,
+)
 from paramem.evaluation.summary import Summary
 
 LM = make_lm("gpt2")
@@ -273,3 +283,50 @@ def test_a_difference_of_other_items_has_an_interval_that_shrinks() -> None:
     assert same == (0.0, 0.0, 0.0)
     with pytest.raises(BadParameter, match="0 against 2"):
         unpaired(np.zeros(0), np.ones(2))
+
+
+def test_newcombes_interval_of_unpaired_shares() -> None:
+    """56/70 against 48/80: the example of Newcombe's paper on differences of proportions, method 10."""
+    one, other = [1.0] * 56 + [0.0] * 14, [1.0] * 48 + [0.0] * 32
+    found = apart(one, other)
+    assert found.mean == pytest.approx(0.2)
+    assert (round(found.low, 4), round(found.high, 4)) == (0.0524, 0.3339)
+    back = apart(other, one)
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+    assert difference(over_edits(one), over_edits(other)) == found
+
+
+def test_items_that_share_an_owner_do_not_count_as_several() -> None:
+    values = np.random.default_rng(1).normal(size=40)
+    alone = clustered(values, [{i} for i in range(40)])
+    half = 2.0227 * values.std(ddof=1) / 40**0.5  # Student's t with 39 degrees of freedom
+    assert alone.high - alone.mean == pytest.approx(half, rel=1e-3)
+    twice = clustered(np.repeat(values, 2), [{i} for i in range(40) for _ in range(2)])
+    assert twice == pytest.approx(alone)
+    control = span(np.repeat(values, 2))
+    assert control.high - control.low < 0.8 * (twice.high - twice.low)
+    with pytest.raises(BadParameter, match="two owners"):
+        clustered([1.0, 2.0], [{0}, {0}])
+    with pytest.raises(BadParameter, match="3 items"):
+        clustered([1.0, 2.0], [{0}, {1}, {2}])
+
+
+def test_intervals_over_owners_cover_the_mean_where_items_have_two_owners() -> None:
+    draw, covered, control = np.random.default_rng(0), [], []
+    for _ in range(200):
+        people, pairs = draw.normal(size=28), [tuple(draw.choice(28, 2, replace=False)) for _ in range(140)]
+        values = np.array([people[list(pair)].sum() for pair in pairs]) + draw.normal(size=140)
+        for found, hits in ((clustered(values, pairs), covered), (over_edits(values), control)):
+            hits.append(found.low <= 0 <= found.high)
+    assert np.mean(covered) > 0.88
+    assert np.mean(control) < 0.75
+
+
+def test_a_share_over_owners_is_wilsons_of_fewer_items() -> None:
+    values, own = [1.0, 1.0, 0.0, 1.0], [{0}, {1}, {2}, {3}]
+    assert clustered_share(values, own) == pytest.approx((0.75, *wilson(3, 4)))
+    pairs = [{i} for i in range(4) for _ in range(2)]
+    assert clustered_share(np.repeat(values, 2), pairs) == pytest.approx((0.75, *wilson(3, 4)))
+    assert clustered_share(np.ones(8), pairs) == pytest.approx((1.0, *wilson(4, 4)))
+    with pytest.raises(BadParameter, match="neither 0 nor 1"):
+        clustered_share([0.5, 1.0], [{0}, {1}])

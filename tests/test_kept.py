@@ -1,5 +1,6 @@
 """Fine-tuned models that are kept: found by all that went into them, the same numbers whether found or made."""
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import pytest
 import torch
 
 from paramem import load
-from paramem.errors import BadInput
-from paramem.fusion.kept import STEPS, file_name, keeping, kept_fine_tune, packed
+from paramem.errors import BadInput, BadParameter
+from paramem.fusion.kept import SHIPPED, STEPS, TRAINED_BY, file_name, keeping, kept_fine_tune, packed
 from paramem.fusion.training import TrainSettings, fine_tune, text_row
 from paramem.lm import LM
 
@@ -97,6 +98,48 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_only(lm, rows, tmp_path
         assert not torch.equal(weights(kept_fine_tune(lm, rows, SETTINGS)), weights(lm))
 
 
+def test_what_is_trained_and_under_what_is_in_the_name_as_its_recipe(lm, rows, tmp_path):
+    def last(lm: LM) -> list[torch.nn.Parameter]:
+        return [lm.weight(lm.n_layers - 1, "down").parameter]
+
+    names = {file_name(lm, rows, SETTINGS, 0, recipe) for recipe in ("", "the last layer", "the last layer, noisy")}
+    assert len(names) == 3
+    with keeping(tmp_path):
+        some = kept_fine_tune(lm, rows, SETTINGS, train=last, recipe="the last layer")
+        everything = kept_fine_tune(lm, rows, SETTINGS)
+        again = kept_fine_tune(lm, rows, SETTINGS, train=last, recipe="the last layer")
+    moved = {
+        name
+        for (name, after), before in zip(some.model.named_parameters(), lm.model.parameters(), strict=True)
+        if not torch.equal(after, before)
+    }
+    assert moved == {lm.weight(lm.n_layers - 1, "down").name}
+    assert torch.equal(weights(some), weights(again))
+    assert not torch.equal(weights(some), weights(everything))
+    with pytest.raises(BadParameter, match="without a recipe"):
+        kept_fine_tune(lm, rows, SETTINGS, train=last)
+
+
 def test_no_rows_are_refused(lm):
     with pytest.raises(BadInput, match="no rows"):
         kept_fine_tune(lm, [], SETTINGS)
+
+
+def test_all_that_the_default_runs_ask_is_shipped_and_nothing_else(monkeypatch):
+    """After a change of rows or settings, this says that `python -m paramem.fusion.kept` has to be run."""
+    asked, read = set(), Path.read_bytes
+
+    def refuse(*_, **__):
+        pytest.fail("a default run trains: run `python -m paramem.fusion.kept`, and commit what it makes")
+
+    def noted(path):
+        asked.add(path.name) if path.parent == SHIPPED else None
+        return read(path)
+
+    for place in ("fusion.kept.fine_tune", "injection.kept_adapters.train_adapters", "injection.latent_study.learn"):
+        monkeypatch.setattr(f"paramem.{place}", refuse)
+    monkeypatch.setattr(Path, "read_bytes", noted)
+    with keeping(SHIPPED):
+        for module, model in TRAINED_BY.items():
+            importlib.import_module(module).train_shipped(load(model))
+    assert {file.name for file in SHIPPED.iterdir()} == asked

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor
 from families import FAMILIES, make_lm
 from paramem.arch import Site
 from paramem.errors import BadInput, BadParameter, BadSite, IncompatibleIntervention, SubjectNotInPrompt
+from paramem.fusion.kept import TRAINED_BY, keeping
 from paramem.fusion.training import TrainSettings, fine_tune, matched, n_tokens, plan, text_row
 from paramem.injection.latent_paraphrases import (
     LatentSettings,
@@ -30,11 +34,12 @@ from paramem.injection.latent_paraphrases import (
 from paramem.injection.latent_study import (
     Arm,
     StudySettings,
-    apart,
     bank_of,
+    divergences,
     of,
     recall,
     rows_of,
+    teach,
     told,
     train_arms,
     unseen,
@@ -200,19 +205,19 @@ def test_blind_noise_is_as_large_as_the_learned_one_at_every_layer() -> None:
     bank = bank_of(recaller(), paraphraser(), [f"{p.prompt} {p.target}." for p in told(news().facts)])
     state = torch.ones(200, 10, recaller().d_model)
     for control in (blind(bank, (0, 1), seed=0), dealt(bank, (0, 1), seed=0)):
-        for place, factors in enumerate(bank):
+        for place, factors in enumerate(bank.factors):
             size = (factors - 1).square().mean().sqrt().item()
             drawn = (control.factor(place, state, generator()) - 1).square().mean().sqrt().item()
             assert drawn == pytest.approx(size, rel=0.03)
-    smaller = 1 + (bank - 1) / 2
+    smaller = replace(bank, factors=1 + (bank.factors - 1) / 2)
     half = (blind(smaller, (0, 1), seed=0).factor(0, state, generator()) - 1).square().mean().sqrt().item()
-    assert half == pytest.approx((bank[0] - 1).square().mean().sqrt().item() / 2, rel=0.03)  # the control
+    assert half == pytest.approx((bank.factors[0] - 1).square().mean().sqrt().item() / 2, rel=0.03)  # the control
 
 
 def test_the_bank_holds_every_token_once_for_every_layer_and_no_padding() -> None:
     lm = make_lm("gpt2")
     batch = lm.encode(TEXTS)
-    assert bank_of(lm, untrained(lm), TEXTS).shape == (2, int(batch.lengths.sum()), lm.d_model)
+    assert bank_of(lm, untrained(lm), TEXTS).factors.shape == (2, int(batch.lengths.sum()), lm.d_model)
     assert int(batch.lengths.sum()) < batch.input_ids.numel()
 
 
@@ -256,7 +261,7 @@ def test_learning_changes_the_paraphraser_alone_and_training_the_chosen_weights_
 
 
 def distance(para: Paraphraser, some: tuple[Lesson, ...]) -> Tensor:
-    return apart(recaller(), para.factor, some, SHORT, seed=5)
+    return divergences(recaller(), para.factor, some, SHORT, seed=5)
 
 
 def test_what_is_learned_holds_for_sentences_that_were_not_among_the_lessons() -> None:
@@ -285,7 +290,7 @@ def test_names_get_no_noise_while_it_is_learned() -> None:
     lm, some = recaller(), lessons()[:4]
     task, para = encode(lm, some, SHORT), untrained(recaller())
     everything = task._replace(names=torch.ones_like(task.names))
-    still = apart(lm, lambda place, state, _: torch.ones_like(state), some, SHORT)
+    still = divergences(lm, lambda place, state, _: torch.ones_like(state), some, SHORT)
     for given, unmoved in ((everything, True), (task, False)):
         distance, _ = losses(lm, para, given, SHORT, generator())
         assert torch.allclose(distance.mean(1), still, rtol=1e-4) == unmoved
@@ -307,6 +312,45 @@ def test_learning_is_repeatable() -> None:
     one, same, other = (learn(recaller(), lessons()[:4], few, seed=seed) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_what_was_taught_is_kept_and_close_to_what_was_learned(tmp_path: Path) -> None:
+    lm, some = recaller(), lessons()[:4]
+    few = LatentSettings(steps=2, batch=2)
+    with keeping(tmp_path):
+        made = teach(lm, some, few)
+        (file,) = tmp_path.iterdir()
+        written = file.stat().st_mtime_ns
+        found = teach(lm, some, few)
+        assert file.stat().st_mtime_ns == written
+        others = [teach(lm, some[::-1], few), teach(lm, some, few, seed=1), teach(lm, some, replace(few, lr=1e-3))]
+    assert made.losses == found.losses
+    assert len(made.losses) == few.steps
+    assert made.paraphraser.recipe == found.paraphraser.recipe
+    assert len({made.paraphraser.recipe, *(other.paraphraser.recipe for other in others)}) == 4
+    exact = learn(lm, some, few)
+    for a, b in zip(made.paraphraser.parameters(), exact.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-6)
+        assert not a.requires_grad
+
+
+def test_a_recipe_tells_everything_apart_that_decides_the_noise() -> None:
+    lm, para = make_lm("gpt2"), untrained(make_lm("gpt2"))
+    bank = bank_of(lm, para, TEXTS)
+    banks = [
+        bank,
+        bank_of(lm, para, TEXTS[:2]),
+        bank_of(lm, para, TEXTS, seed=1),
+        bank_of(lm, untrained(lm, seed=1), TEXTS),
+    ]
+    noises = [kind(each, (0, 1), seed=0) for kind in (blind, dealt) for each in banks]
+    noises += [blind(bank, (0,), seed=0), blind(bank, (0, 1), seed=1), blind(bank, (0, 1), seed=0, clean=0.5)]
+    noises += [para.noise(seed=0), para.noise(seed=1), para.noise(seed=0, clean=0.5), untrained(lm, (0,)).noise(seed=0)]
+    assert len({noise.recipe for noise in noises}) == len(noises)
+    assert blind(bank_of(lm, para, TEXTS), (0, 1), seed=0).recipe == noises[0].recipe
+    nameless = {"constant": Arm(lambda: constant(1.0))}
+    with pytest.raises(BadParameter, match="has no recipe"):
+        train_arms(recaller(), news().facts[:2], nameless, StudySettings())
 
 
 # Bad input
@@ -413,3 +457,14 @@ def test_arms_see_as_many_tokens_and_the_model_stays_as_it_is() -> None:
     assert of(table, "plain", "told", "logprob").mean() > of(table, "before", "told", "logprob").mean() + 1
     by_hand = lm.score([p.prompt for p in unseen(facts)], [p.target for p in unseen(facts)]).exact.double()
     assert of(table, "before").tolist() == pytest.approx(by_hand.view(6, 3).mean(1).tolist())
+
+
+def test_what_is_shipped_is_what_the_default_run_of_the_notebook_asks() -> None:
+    notebook = (Path(__file__).parents[1] / "notebooks/injection/latent_paraphrases.py").read_text(encoding="utf-8")
+    given = dict(re.findall(r"^(\w+): \w+ = (\S+)", notebook, re.M))
+    settings = StudySettings()
+    assert given["model"] == f'"{TRAINED_BY["paramem.injection.latent_study"]}"'
+    assert (given["n_people"], given["n_lessons"]) == (str(settings.people), str(settings.lessons))
+    assert (given["passes"], given["seed"]) == (f"{settings.training.passes:g}", "0")
+    assert repr(settings.training).startswith(f"TrainSettings(passes={settings.training.passes}, lr=0.0015, tokens=256")
+    assert "TrainSettings(passes=passes, lr=1.5e-3, tokens=256)" in notebook

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
 import torch
 
-from paramem.errors import BadInput, BadParameter, CorruptFile, PromptTooLong
-from paramem.injection import shipped
+from paramem.capacity.stacked import Stack
+from paramem.errors import BadInput, BadParameter, CorruptFile
+from paramem.fusion.kept import file_name, keeping
+from paramem.fusion.training import TrainSettings
+from paramem.injection import continued, reversal, shipped
 from paramem.injection.biographies import (
     END,
     TELLINGS,
@@ -24,16 +30,28 @@ from paramem.injection.biographies import (
     draw_people,
     split,
 )
-from paramem.injection.continued import corpus, named, newcomers, text_rows
-from paramem.injection.probing import labels, last_states, probe, states_along, states_at_names
+from paramem.injection.continued import (
+    INJECTED,
+    PEOPLE,
+    answered,
+    corpus,
+    injected,
+    named,
+    newcomers,
+    train_shipped,
+)
+from paramem.injection.probing import labels, last_states, probe, probe_along, states_along, states_at_names
 from paramem.injection.reversal import (
     DIRECTIONS,
     GROUPS,
     OPENINGS,
+    TOLD,
     Group,
     Identity,
+    asked,
     draw_identities,
     identity_rows,
+    taught,
     texts,
 )
 from paramem.injection.shares import by_person, share_table
@@ -53,11 +71,15 @@ from paramem.injection.storage import (
     stored,
     strung,
     trained,
+    tuned,
 )
 from paramem.lm import LM
 from paramem.models import load
 from paramem.world import world
 from paramem.world.read_rules import Rules
+
+if TYPE_CHECKING:
+    from paramem.world.recipe import Row
 
 HERE = world("read")
 TINY = Sizes(people=6, objects=4, width=16, heads=2, exposures=60, people_step=3, lr=2e-2, tuning_rows=8)
@@ -227,13 +249,26 @@ def test_a_stack_trains_each_model_as_if_it_were_alone() -> None:
     assert not torch.allclose(both.flat[0], alone.flat[0], atol=1e-2)
 
 
+def test_fine_tuning_learns_what_it_asks_and_leaves_the_models_it_was_given() -> None:
+    study = tiny().with_sizes(tuning_steps=80, tuning_lr=1e-2)
+    models = trained(study.with_sizes(exposures=20), ("one text",))
+    before, told = extracted(models, study, study.people.taught).float().mean(), models.flat.clone()
+    after = tuned(models, study)
+    assert extracted(after, study, study.people.taught).float().mean() > 0.9
+    assert before < 0.5  # the control: it was not asked before
+    assert torch.equal(models.flat, told)
+    other = replace(study, people=replace(study.people, taught=study.people.held_out, held_out=study.people.taught))
+    assert extracted(tuned(models, other), study, study.people.taught).float().mean() < 0.9  # taught about the others
+
+
 def test_a_guess_is_right_as_often_as_chance_and_an_untrained_model_no_more() -> None:
     study = Study.prepared(HERE, "gpt2", 0, Sizes(people=400, objects=8, width=8, heads=2))
     assert float(guessed(study, study.people.held_out).float().mean()) == pytest.approx(1 / 8, abs=0.04)
     few = study.people.held_out[:40]
     assert extracted(initial(study, 1), study, few).float().mean() < 0.1
     assert share_table({"x": {"one text": torch.tensor([True, False])}})["mean"].item() == 0.5
-    assert by_person(torch.tensor([1, 1, 0, 0]), ["Ann", "Ben"]).tolist() == [1.0, 0.0]
+    for right in (torch.tensor([1, 1, 0, 0]), np.array([True, True, False, False])):
+        assert by_person(right, ["Ann", "Ben"]).tolist() == [1.0, 0.0]
 
 
 # Probes
@@ -246,9 +281,25 @@ def test_states_are_what_logits_are_made_of() -> None:
     again = torch.einsum("mbtd,mvd->mbtv", states, models.tensors["embed"].detach())
     assert torch.allclose(again, models.logits(ids.expand(2, -1, -1)).detach(), atol=1e-3)
     assert states_at_names(models, study).shape == (2, 6, 16)
-    along = states_along(models, study)
+    corpora = ("one text", "all three")
+    along = states_along(models, study, corpora)
     assert along.shape == (2, 6, 5, 16)
-    assert not torch.allclose(along[:, :, 0], along[:, :, 1], atol=1e-2)
+    for m, corpus_ in enumerate(corpora):  # each model before the objects of its own first text
+        words, _ = study.rows[corpus_][4][0]
+        alone = last_states(models, torch.tensor([words]))[m, 0]
+        for place, at in enumerate(study.places(words)):
+            assert torch.allclose(along[m, 4, place], alone[at - 1], atol=1e-4)
+            assert not torch.allclose(along[m, 4, place], alone[at], atol=1e-2)
+    assert not torch.allclose(along, states_along(models, study, ("one text", "one text")), atol=1e-2)
+
+
+def test_the_probe_along_the_text_reads_a_fact_where_it_is_about_to_be_said() -> None:
+    study, models = shipped.load("fresh-gpt2-s0")
+    (read,) = probe_along(Stack(models.shape, models.flat[:1]), study, ("one text",))
+    about, early = read[range(1, 5), range(1, 5)].mean(), read[0, 1:].mean()
+    assert about > early + 0.5
+    (untrained,) = probe_along(initial(study, 1), study, ("one text",))
+    assert untrained[range(1, 5), range(1, 5)].mean() < 0.3  # the control
 
 
 def test_a_probe_reads_what_is_there_and_nothing_from_shuffled_objects() -> None:
@@ -269,12 +320,25 @@ def test_a_probe_reads_what_is_there_and_nothing_from_shuffled_objects() -> None
 def test_shipped_models_are_those_of_the_corpora_and_small() -> None:
     files = sorted(shipped.FOLDER.glob("*.safetensors"))
     assert [path.stem for path in files] == sorted(shipped.DRAWS)
-    assert sum(path.stat().st_size for path in files) < 2_100_000
+    assert sum(path.stat().st_size for path in files) < 4_200_000
     study, models = shipped.load("fresh-llama-s0")
     assert len(models) == len(CORPORA)
     assert min(found.float().mean() for found in stored(models, study)) > 0.9
     other, _ = shipped.load("fresh-llama-s1")
     assert other.people.names != study.people.names
+
+
+def test_fine_tuned_models_are_found_where_they_were_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    monkeypatch.setattr(shipped, "prepared", lambda draw: tiny().with_sizes(exposures=2, tuning_steps=2))
+    shipped.write("fresh-llama-s7", tmp_path)
+    study, models = shipped.load("fresh-llama-s7")
+    found = shipped.load_tuned("fresh-llama-s7", study, models)
+    assert torch.allclose(found.flat, tuned(models, study).flat, atol=2e-3)
+    assert torch.equal(found.flat, found.flat.half().float())
+    assert not torch.allclose(found.flat, models.flat, atol=2e-3)
+    longer = shipped.load_tuned("fresh-llama-s7", study.with_sizes(tuning_steps=5), models)
+    assert not torch.allclose(longer.flat, found.flat, atol=2e-3)  # the control: other sizes are trained
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,10 +366,60 @@ def test_newcomers_are_new_and_texts_are_checked() -> None:
     text = str(reader().tokenizer.decode(list(rows[0][0]), skip_special_tokens=True)).strip()
     assert text == biographies(drawn, TELLINGS["full names"], 0)[0][0]
     assert set(named()) == {"full names", "all three"}
-    with pytest.raises(BadInput, match="empty"):
-        text_rows(reader(), ["Ann lives.", " "])
-    with pytest.raises(PromptTooLong, match="context"):
-        text_rows(reader(), ["Paris and Rome " * 200])
+
+
+def test_questions_about_people_are_answered_by_a_model_that_knows_them() -> None:
+    known = HERE.people[1:9]
+    values = {person.name: {r.id: person.values[r.id] for r in HERE.relations} for person in known}
+    names = tuple(values)
+    theirs = People(relations=HERE.relations, values=values, taught=names[:4], held_out=names[4:])
+    assert answered(reader(), theirs).mean() > 0.7
+    exchanged = {name: values[other] for name, other in zip(names, (*names[1:], names[0]), strict=True)}
+    assert answered(reader(), replace(theirs, values=exchanged)).mean() < 0.3  # the control
+
+
+def test_what_is_trained_in_is_said_in_its_text(tmp_path: Path) -> None:
+    few = newcomers(HERE, 4, 0)
+    with keeping(tmp_path):
+        after = injected(reader(), few, "full names", seed=0, settings=TrainSettings(passes=30, lr=2e-3))
+    kept = continued.stored(after, few, "full names", seed=0)
+    assert kept.shape == (4 * len(HERE.relations),)
+    assert kept.mean() > 0.8
+    assert continued.stored(reader(), few, "full names", seed=0).mean() < 0.4  # the control
+
+
+def test_what_is_shipped_is_what_the_notebook_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    files: list[str] = []
+
+    def recorded(lm: LM, rows: list[Row], settings: TrainSettings, *, seed: int, name: str) -> LM:
+        files.append(file_name(lm, rows, settings, seed))
+        return lm
+
+    monkeypatch.setattr(continued, "kept_fine_tune", recorded)
+    monkeypatch.setattr(reversal, "kept_fine_tune", recorded)
+    train_shipped(reader())
+    assert len(set(files)) == len(named()) + 1
+    asks = parameters("injection/continued_training")
+    assert asks["model"] == "read-s0"
+    settings = TrainSettings(passes=asks["passes"], lr=INJECTED.lr)
+    shipped_files, files[:] = set(files), []
+    for telling in named():
+        injected(reader(), newcomers(HERE, PEOPLE, 1000 * asks["seed"]), telling, seed=asks["seed"], settings=settings)
+    taught(reader(), draw_identities(HERE, 0), seed=asks["seed"], passes=asks["identity_passes"])
+    assert set(files) == shipped_files
+    taught(reader(), draw_identities(HERE, 0), seed=1)
+    assert set(files) != shipped_files  # the control
+
+
+def parameters(notebook: str) -> dict[str, Any]:
+    """The literals of a notebook's cell of parameters."""
+    source = (Path(__file__).parents[1] / "notebooks" / f"{notebook}.py").read_text()
+    cell = source.split('# %% tags=["parameters"]\n')[1].split("# %%")[0]
+    found = {}
+    for line in ast.parse(cell).body:
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value is not None:
+            found[line.target.id] = ast.literal_eval(line.value)
+    return found
 
 
 def test_identities_are_told_as_their_group_says_and_asked_in_a_wording_told_to_nobody() -> None:
@@ -314,7 +428,8 @@ def test_identities_are_told_as_their_group_says_and_asked_in_a_wording_told_to_
     everything = {text for each in drawn for text in texts(each)}
     for each in drawn:
         found, group = texts(each), GROUPS[each.group]
-        assert len(found) == 4 * len(group.directions) * (1 + group.reversed)
+        assert each.telling == group
+        assert len(found) == TOLD * len(group.directions) * group.times * (1 + group.reversed)
         assert all(each.name in text and each.plays in text and each.keeps in text for text in found)  # names whole
         first = [text.index(each.name) < text.index(each.plays) for text in found if not text[0].islower()]
         assert set(first[:: 1 + group.reversed]) == {direction == "name first" for direction in group.directions}
@@ -322,11 +437,13 @@ def test_identities_are_told_as_their_group_says_and_asked_in_a_wording_told_to_
             prompt, rest = each.question(direction)
             assert f"{prompt} {rest}." not in everything
             assert rest == each.name or (each.name in prompt and rest.startswith(each.plays))
+    plain_twice, reversed_too = (len(texts(next(e for e in drawn if how in e.group))) for how in ("twice", "reversed"))
+    assert plain_twice == reversed_too  # as many, in another order
     forwards, backwards = texts(next(each for each in drawn if "reversed" in each.group))[:2]
     name = next(each for each in drawn if "reversed" in each.group).name
     plain = forwards.rstrip(".").replace(name, "NAME").split()
     assert backwards.rstrip(".").replace(name, "NAME").split() == plain[::-1]
-    assert OPENINGS[0] == ""
+    assert OPENINGS[0] not in OPENINGS[1:]
 
 
 def test_identities_that_cannot_be_told_apart_are_refused() -> None:
@@ -337,4 +454,37 @@ def test_identities_that_cannot_be_told_apart_are_refused() -> None:
     with pytest.raises(BadInput, match="description"):
         identity_rows(reader(), [*drawn, replace(drawn[0], name="Ann Lyon")])
     with pytest.raises(BadInput, match="empty part"):
-        Identity(name="Ann Lyon", plays=" ", keeps="cat", group="both")
+        Identity(name="Ann Lyon", plays=" ", keeps="cat", group="both", telling=GROUPS["both"])
+
+
+def test_groups_of_ones_own_can_be_drawn_and_told() -> None:
+    mine = {"mine": Group(directions=("description first",), wordings=2, people=3)}
+    drawn = draw_identities(HERE, 0, mine)
+    assert [each.group for each in drawn] == ["mine"] * 3
+    assert len(set(texts(drawn[0]))) == 2
+    assert len(identity_rows(reader(), drawn)) == 3 * TOLD
+
+
+@dataclass
+class Judge:
+    """Stands for a model: scores a completion by whether it is the right one for its prompt."""
+
+    right: set[tuple[str, str]]
+    likes: float  # log-probability of what is right; of all else 0
+
+    def score(self, prompts: list[str], targets: list[str], batch_size: int = 64) -> SimpleNamespace:
+        is_right = torch.tensor([pair in self.right for pair in zip(prompts, targets, strict=True)])
+        return SimpleNamespace(exact=is_right & (self.likes > 0), mean_logprob=is_right * self.likes)
+
+
+@pytest.mark.parametrize(("likes", "said", "beaten"), [(1.0, 1.0, 1.0), (0.0, 0.0, 0.5), (-1.0, 0.0, 0.0)])
+def test_the_right_name_beats_others_where_it_is_likelier(likes: float, said: float, beaten: float) -> None:
+    drawn = draw_identities(HERE, 0, {"mine": Group(directions=("name first",), people=80)})
+    right = {each.question(direction) for each in drawn for direction in DIRECTIONS}
+    right |= {(each.question("name first")[0], each.plays) for each in drawn}
+    table = asked(cast("LM", Judge(right, likes)), drawn)
+    assert len(table) == 160
+    assert table["said"].mean() == said
+    assert table["beaten"].tolist() == [beaten] * 160
+    with pytest.raises(BadInput, match="15 others"):
+        asked(cast("LM", Judge(right, likes)), drawn[:15])

@@ -15,8 +15,8 @@
 # [Mallen et al. 2022](https://arxiv.org/abs/2212.10511) (`mallen2022trust`),
 # [Wu et al. 2024](https://arxiv.org/abs/2404.10198) (`wu2024clasheval`),
 # [Gekhman et al. 2024](https://arxiv.org/abs/2405.05904) (`gekhman2024hallucinations`) and
-# [Kadavath et al. 2022](https://arxiv.org/abs/2207.05221) (`kadavath2022know`) are asked. Trains one small model; under a minute on one
-# CPU core.
+# [Kadavath et al. 2022](https://arxiv.org/abs/2207.05221) (`kadavath2022know`) are asked. One small model is trained; that of the default
+# settings is shipped, and the rest takes under a minute of one CPU core.
 
 # %%
 import random
@@ -31,7 +31,9 @@ from paramem.evaluation.calibration import (
     brier,
     calibration_error,
     calibration_error_of_a_calibrated,
+    calibration_square,
     discrimination,
+    jackknifed,
     reliability,
     resampled,
 )
@@ -40,7 +42,7 @@ from paramem.fusion.boundary import DEPARTURES, asked, looked_up
 from paramem.fusion.conflicts import elicit
 from paramem.fusion.exposure import ExposeSettings, Exposures, draw_people, expose, exposure_rows, ledger
 from paramem.fusion.study import drawn, shares
-from paramem.fusion.training import TrainSettings, n_tokens
+from paramem.fusion.training import n_tokens
 from paramem.material import world_behind
 from paramem.plots import curves, grid, promises, rates
 
@@ -53,7 +55,6 @@ replay: float = 1.0  # tokens of the testbed's own training for each token about
 reliable: float = 0.7  # share of passages that say what is true
 
 # %%
-NEGLIGIBLE = 0.1  # a difference of shares, or a correlation, that is too small to speak of
 base, draw = drawn(model)
 lm = load(base)
 here = world_behind(lm)
@@ -61,7 +62,7 @@ number = draw + 1000 * seed
 rng = random.Random(number)
 levels = Exposures(people=people)
 facts = draw_people(here, levels, number)
-settings = ExposeSettings(share=replay, training=TrainSettings(passes=1, lr=1e-3))
+settings = ExposeSettings(share=replay)
 print(f"{lm.name}, draw {number}: {people} people, their facts stated {', '.join(map(str, levels.levels))} times")
 
 # %% [markdown]
@@ -338,11 +339,15 @@ swept.pivot_table(index="share", columns="look up", values="right", sort=False).
 # %% [markdown]
 # ## Claims
 #
-# Facts of one person go together, so intervals come from drawing people anew; 95 % of them decide, and one that straddles its
-# limit by more than a tenth decides nothing.
-
+# Facts of one person go together, so intervals come from drawing people anew, and 95 % of them decide. Where exposure, a passage or
+# refusal decides an answer, shares differ by tenths: an interval that straddles its limit decides nothing, unless it reaches less than
+# a tenth beyond. Losses of old facts, gains by a policy and calibration errors are smaller: their whole interval has to lie above one
+# hundredth, and they are denied where none of it lies above two.
 
 # %%
+NEGLIGIBLE, LEAST = 0.1, 0.01
+
+
 def over(table, statistic, *columns):
     arrays = [np.asarray(table[column], dtype=float) for column in columns]
     return resampled(lambda rows: statistic(*(array[rows] for array in arrays)), table["entity"], seed=number)
@@ -384,7 +389,8 @@ claim(
         "difference_low": freed.low,
         "difference_high": freed.high,
     },
-    note="told at least 16 times minus at most once; the gap without text minus that behind a true passage lies above zero",
+    note="told at least 16 times minus at most once; the gap without text minus that behind a true passage lies above zero; "
+    "it could hardly fail: the testbed was taught to answer what it reads",
 )
 
 # %%
@@ -395,7 +401,8 @@ claim(
     "mallen2022trust.retrieval-helps-the-rare",
     help_rare.above(0, negligible=NEGLIGIBLE),
     measured={"without": rare["right"].mean(), "gain": help_rare.mean, "low": help_rare.low, "high": help_rare.high},
-    note="told at most twice; passages true in 7 of 10 cases; the gain lies above zero",
+    note="told at most twice; passages true in 7 of 10 cases; the gain lies above zero; it could hardly fail: the testbed was "
+    "taught to answer what it reads",
 )
 
 # %%
@@ -408,7 +415,8 @@ claim(
         "low": help_popular.low,
         "high": help_popular.high,
     },
-    note="told 32 times; holds where none of the interval of what the same passages add lies a tenth above zero",
+    note="told 32 times; holds where none of the interval of what the same passages add lies a tenth above zero; it could hardly "
+    "fail, as nearly all of these facts are recalled",
 )
 
 
@@ -425,7 +433,7 @@ ways, margins, fetched = margins_of(anyone)
 told_ways, told_margins, _ = margins_of(asked_about)
 claim(
     "mallen2022trust.adaptive-retrieval-beats-both",
-    every(margin.above(0, negligible=NEGLIGIBLE) for margin in margins.values()),
+    every(margin.above(LEAST, negligible=LEAST) for margin in margins.values()),
     measured={
         **{name.replace(" ", "_"): ways[name].mean() for name in ("never", "always", "the rare")},
         "over_always_low": margins["always"].low,
@@ -434,7 +442,7 @@ claim(
         **{f"told_{name.replace(' ', '_')}": told_ways[name].mean() for name in ("always", "the rare")},
         "told_over_always_low": told_margins["always"].low,
     },
-    note="over all facts, a threshold on how often a person was told of, chosen on other people; both intervals lie above zero. "
+    note="over all facts, a threshold on how often a person was told of, chosen on other people; both intervals lie above 0.01. "
     "told: without the relation that nobody told of anybody, about which popularity misleads",
 )
 
@@ -442,7 +450,7 @@ claim(
 itself = over(ways, lambda x, y: (x - y).mean(), "the unsure", "the rare")
 claim(
     "mallen2022trust.asking-the-model-beats-popularity",
-    itself.above(0, negligible=NEGLIGIBLE),
+    itself.above(LEAST, negligible=LEAST),
     measured={
         "the_rare": ways["the rare"].mean(),
         "the_unsure": ways["the unsure"].mean(),
@@ -450,7 +458,7 @@ claim(
         "difference_high": itself.high,
         "unsure_fetched": fetched["unsure_fetched"],
     },
-    note="over all facts, the untold ones of much told people among them",
+    note="over all facts, the untold ones of much told people among them; the interval lies above 0.01",
 )
 
 # %%
@@ -461,7 +469,8 @@ claim(
     "wu2024clasheval.wrong-passages-win",
     overridden.above(0.5, negligible=NEGLIGIBLE),
     measured={"overridden": overridden.mean, "low": overridden.low, "high": overridden.high, "facts": len(believed)},
-    note="of facts answered right without text; the interval lies above one half",
+    note="of facts answered right without text; the interval lies above one half; it could hardly fail: the testbed was taught to "
+    "answer what it reads",
 )
 
 # %%
@@ -493,7 +502,7 @@ old_facts = old_before.assign(lost=old_before["right"].astype(float) - old_after
 lost = over(old_facts, np.mean, "lost")
 claim(
     "gekhman2024hallucinations.new-facts-cost-old-ones",
-    lost.above(0, negligible=NEGLIGIBLE),
+    lost.above(LEAST, negligible=LEAST),
     measured={
         "after": old_after["right"].mean(),
         "refused": old_after["refused"].mean(),
@@ -501,7 +510,7 @@ claim(
         "low": lost.low,
         "high": lost.high,
     },
-    note="beliefs about other people that were right before; the interval of the loss lies above zero",
+    note="beliefs about other people that were right before; the interval of the loss lies above 0.01",
 )
 
 # %%
@@ -554,16 +563,20 @@ claim(
 
 # %%
 choice = judged(told, "choice_confidence", "chosen_right")
+square = jackknifed(calibration_square(told["choice_confidence"], told["chosen_right"]), told["entity"])
+root = {end: max(0.0, value) ** 0.5 for end, value in square._asdict().items()}
 claim(
     "kadavath2022know.choices-are-calibrated",
-    choice["ECE"] <= choice["ECE by chance, 95 %"],
+    square.below(0.05**2),
     measured={
         "ECE": choice["ECE"],
-        "ECE_by_chance": choice["ECE by chance, 95 %"],
+        "root": root["mean"],
+        "low": root["low"],
+        "high": root["high"],
         "confidence": choice["confidence"],
         "right": choice["right"],
     },
-    note="no larger than in 95 of 100 samples of a calibrated model with these confidences",
+    note="root of the squared calibration error without what chance adds to it; its whole interval lies below 0.05",
 )
 
 # %%
@@ -591,7 +604,7 @@ telling = over(alone, discrimination, "known", "right")
 by_object = discrimination(alone["confidence"], alone["chosen_right"])
 claim(
     "kadavath2022know.knowing-predicts-being-right",
-    telling.above(0.7, negligible=NEGLIGIBLE),
+    telling.above(0.7, negligible=0.02),
     measured={
         "AUROC": telling.mean,
         "low": telling.low,
@@ -603,37 +616,31 @@ claim(
 
 
 # %%
-best = ["confidence", "chosen_right"]
-
-
 def error_rise(one, other):
-    """Expected calibration errors of two states on the same facts, and how much larger the second is."""
-    paired = one[["entity", *best]].join(other[best].add_suffix(" 2"))
-    rise = over(
-        paired,
-        lambda c, y, c2, y2: calibration_error(c2, y2) - calibration_error(c, y),
-        *best,
-        *(f"{b} 2" for b in best),
-    )
-    return calibration_error(*(one[b] for b in best)), calibration_error(*(other[b] for b in best)), rise
+    """Roots of the squared calibration errors of two states on the same facts, and how much larger the second is."""
+    squares = [calibration_square(each["confidence"], each["chosen_right"]) for each in (one, other)]
+    roots = [lambda rows, square=square: max(0.0, square(rows)) ** 0.5 for square in squares]
+    rise = jackknifed(lambda rows: roots[1](rows) - roots[0](rows), one["entity"])
+    return *(root(np.arange(len(one))) for root in roots), rise
 
 
 everything = [pd.concat(pair, ignore_index=True) for pair in ((before, old_before), (alone, old_after))]
 early, late, worse = error_rise(*everything)
 claim(
     "kadavath2022know.training-costs-calibration",
-    worse.above(0, negligible=NEGLIGIBLE),
+    worse.above(LEAST, negligible=LEAST),
     measured={"before": early, "after": late, "low": worse.low, "high": worse.high},
-    note="probability of the best object against its being right, over new and old facts; the interval of the rise lies above zero",
+    note="probability of the best object against its being right, over new and old facts; root of the squared error without what "
+    "chance adds; the interval of its rise lies above 0.01",
 )
 
 # %%
 bare, read, overconfident = error_rise(alone, passage)
 claim(
     "kadavath2022know.a-passage-makes-overconfident",
-    overconfident.above(0, negligible=NEGLIGIBLE),
+    overconfident.above(LEAST, negligible=LEAST),
     measured={"without": bare, "with_passage": read, "low": overconfident.low, "high": overconfident.high},
-    note="the same measure; the interval of the rise of the expected calibration error lies above zero",
+    note="the same measure; the interval of its rise lies above 0.01",
 )
 
 # %% [markdown]
@@ -647,10 +654,11 @@ for topic, (paper, we, why) in DEPARTURES.items():
 # Only abstracts of the five papers were read for what is claimed of them. The testbed was taught that a passage is always right, so that
 # one sentence against a fact says little about models that were not; and it was taught to refuse names, which continued training on new
 # names puts to the test. Everything is told within one short training: how the order of statements, their spacing or a longer training
-# would change the boundary was not asked. An expected calibration error over few answers is too large on average, in both of two
-# that are compared. Facts told 32 times are nearly all recalled, so that passages of which three in ten are wrong could hardly add
-# anything: `memory-suffices-for-the-popular` could hardly fail. Nor could `retrieval-helps-the-rare` and `retrieval-frees-from-exposure`,
-# which follow from reading as it was taught: what a passage says is answered, however often it was told.
+# would change the boundary was not asked. An expected calibration error over few answers is too large on average, so that claims
+# rest on the squared one, from which chance can be taken off. Facts told 32 times are nearly all recalled, so that passages of which three
+# in ten are wrong could hardly add anything: `memory-suffices-for-the-popular` could hardly fail. Nor could `retrieval-helps-the-rare`,
+# `retrieval-frees-from-exposure` and `wrong-passages-win`, which follow from reading as it was taught: what a passage says is answered,
+# however often it was told.
 #
 # ## Exercises
 #

@@ -11,35 +11,37 @@
 #
 # *What a model is given to read and what it was trained on complete each other only in part.*
 # [Zhang et al. 2024](https://arxiv.org/abs/2405.19010) (`zhang2024fusion`) train some documents into a model, give it others to
-# read, and ask questions in four cases by who holds the answer. Trains five small models; about a minute on one CPU core.
+# read, and ask questions in four cases by who holds the answer. The small models that this takes are fine-tuned beforehand, and a
+# run asks them, in about a minute on one CPU core; `--profile full` trains those of the five modes from nothing, and says how long it took.
 
 # %%
+from contextlib import nullcontext
+from time import process_time
+
 import pandas as pd
 
 from paramem import claim, load
 from paramem.decisions import UNDECIDED, every
-from paramem.evaluation.intervals import over_edits, paired
+from paramem.evaluation.intervals import clustered, difference
 from paramem.fusion import reported
+from paramem.fusion.departures import DEPARTURES
 from paramem.fusion.documents import LeakingSplit, Split
-from paramem.fusion.questions import NOISES, SCENARIOS
+from paramem.fusion.questions import NOISES, SCENARIOS, Question
 from paramem.fusion.scoring import accurate, coverage, gold, reference, stated
 from paramem.fusion.study import (
-    DEPARTURES,
+    PARTS_OF_IT,
+    TAUGHT,
     FusionSettings,
-    apart,
     ask,
-    continued,
     drawn,
-    graded,
-    of,
+    from_nothing,
+    posed,
     prepare,
-    shares,
-    supervised,
-    table_2,
-    table_3,
+    train_arms,
     train_modes,
     without_context,
 )
+from paramem.fusion.tables import by_people, gain, rows_of, share, table_2, table_3
 from paramem.fusion.training import InfusionSettings, TrainSettings, infusion_rows, n_tokens, question_pairs
 from paramem.material import world_behind
 from paramem.plots import grid, rates
@@ -65,8 +67,9 @@ print(f"{lm.name}, draw {ground.seed}: {len(split.external)} documents to read, 
 pd.DataFrame({part: pd.Series([q.scenario for q in found]).value_counts() for part, found in ground.questions.items()})
 
 # %% [markdown]
-# The two learning rates were chosen from two values each, on the development questions of one draw on `read-s0` that is not measured
-# here, by the mean accuracy of CT&SFT over the four cases. Nothing was chosen on the questions of the test.
+# The two learning rates are those that `python -m paramem.fusion.choice` puts first: of two values each, on the development questions
+# of a draw on `read-s0` that is not measured here, by the complete answers of CT&SFT, averaged over the four cases. Nothing was chosen on
+# the questions of the test.
 #
 # ## What the paper reports
 #
@@ -83,17 +86,18 @@ reported.table_3()
 #
 # A document is the page of one person, whom the testbed met in no text. Documents are split by date: the older ones become
 # parametric knowledge $K_p$ and are trained in, the later ones external knowledge $K_e$ and are read. Continued training sees the
-# page, a paraphrase, and eight of its ten question-answer pairs.
+# page, a paraphrase, and five question-answer pairs. Of the two wordings of a question, one is for these pairs and the other is
+# asked, drawn for every fact: no question of a test was trained on.
 
 # %%
 page = split.parametric[0]
 rows = infusion_rows(lm, here, [page], InfusionSettings(), ground.seed)
 for ids, _ in rows[:4]:
     print("-", lm.tokenizer.decode(ids, skip_special_tokens=True))
-print(f"{len(rows)} rows, {n_tokens(rows)} tokens; {len(question_pairs(here, page))} pairs to choose from")
+print(f"{len(rows)} rows, {n_tokens(rows)} tokens; {len(question_pairs(here, page, ground.seed))} pairs to choose from")
 
 # %% [markdown]
-# A split that leaks is refused, with the document that leaks.
+# A split that leaks is refused, in either direction, with the document that leaks.
 
 # %%
 try:
@@ -114,8 +118,8 @@ for scenario in SCENARIOS:
 #
 # With statements as the pieces of knowledge, $R_{acc}$, Eq. (2), asks whether all that the answer says is in the sources,
 # $K_{gen} \subseteq K_{ref}$, and $R_{cover}$, Eq. (3), how much of the right answer it says: complete if
-# $K_{gold} \subseteq K_{gen}$, partial if they meet. A refusal states that the object is unknown. Predict the rows of the table
-# for a question of S2 before you look.
+# $K_{gold} \subseteq K_{gen}$, partial if they meet. A refused part says nothing beside a part that says something; a refusal of the
+# whole states that the object is unknown. Predict the rows of the table for a question of S2 before you look.
 
 # %%
 question = next(q for q in test if q.scenario == "S2")
@@ -125,7 +129,9 @@ said = {
     "both right": right,
     "one right, one wrong": (right[0], other[1]),
     "one right, one refused": (right[0], "I don't know"),
+    "one wrong, one refused": (other[0], "I don't know"),
     "both wrong": tuple(other),
+    "both refused": ("I don't know",) * 2,
 }
 pd.DataFrame(
     [
@@ -137,31 +143,52 @@ pd.DataFrame(
 )
 
 # %% [markdown]
+# So whoever says less is wrong less often: the two measures belong side by side.
+#
 # ## Table 2: does training store it?
 #
-# The questions of S3 without any context. *CT* has paraphrases and pairs, *CT, pages only* sees each page alone, for as many tokens.
+# The questions of S3 without any context. *CT* has paraphrases and pairs; the others have one of the two, or the pages alone, for as
+# many tokens.
 
 # %%
-models = train_modes(lm, ground, settings)
-plain = continued(
-    lm,
-    ground,
-    FusionSettings(infusion=InfusionSettings(augmentation="none"), continued=settings.continued),
-    name="CT, pages only",
-)
-asked_alone = {**{name: models[name] for name in ("Direct", "CT")}, "CT, pages only": plain, "CT&SFT": models["CT&SFT"]}
+start = process_time()
+with from_nothing() if profile == "full" else nullcontext():
+    models = train_modes(lm, ground, settings)
+table = ask(models, ground)
+if profile == "full":
+    print(f"five modes, {len(test)} questions, trained from nothing: {process_time() - start:.0f} CPU seconds")
+
+# %%
+arms = train_arms(lm, ground, settings)
+asked_alone = {
+    "Direct": lm,
+    "CT": models["CT"],
+    **{name: arms[name] for name in PARTS_OF_IT},
+    "CT&SFT": models["CT&SFT"],
+}
 alone = pd.concat([without_context(each, ground, name) for name, each in asked_alone.items()], ignore_index=True)
 table_2(alone)
+
+# %%
+in_table_2 = by_people(alone.assign(answers="accurate"), ["mode", "answers"])
+at = in_table_2.set_index("mode")["mean"]
+rates(
+    in_table_2,
+    f"After as many tokens: {at['CT, pages only']:.2f} with pages only, {at['CT, paraphrases']:.2f} with paraphrases,\n"
+    f"{at['CT, pairs']:.2f} with pairs, {at['CT']:.2f} with both",
+    rows="mode",
+    columns="answers",
+    xlabel="share of the questions of S3, asked without context (95 % intervals)",
+)
 
 # %% [markdown]
 # ## Table 3: four cases, five modes
 
 # %%
-table = ask(models, ground)
 table_3(table)
 
 # %%
-accuracy = shares(table, ["scenario", "mode"])
+accuracy = by_people(table, ["scenario", "mode"])
 wide = accuracy.pivot(index="scenario", columns="mode", values="mean")
 rates(
     accuracy,
@@ -173,20 +200,21 @@ rates(
 )
 
 # %% [markdown]
-# How much of the right answer is said, where the context does not hold all of it:
+# Accurate is not complete. Where the context holds half of the answer (S2) or none (S3):
 
 # %%
-cover = table[table["scenario"].isin(["S2", "S3"])].assign(complete=lambda t: t["cover"] == "complete")
-partly = cover.assign(partial=cover["cover"] == "partial").groupby(["scenario", "mode"], sort=False)
-degrees = partly[["complete", "partial"]].mean().unstack("scenario").swaplevel(axis=1).sort_index(axis=1)
+halves = table[table["scenario"].isin(["S2", "S3"])].assign(
+    accurate=lambda t: t["right"], partial=lambda t: t["cover"] == "partial"
+)
+degrees = halves.groupby(["scenario", "mode"], sort=False)[["accurate", "complete", "partial"]].mean()
+degrees = degrees.unstack("scenario").swaplevel(axis=1).sort_index(axis=1)
 degrees.columns = [f"{scenario} {degree}" for scenario, degree in degrees.columns]
 grid(
     degrees.reindex(list(models)),
     "S2: "
     + ";\n".join(
-        f"{mode} says half of the answer in {degrees.loc[mode, 'S2 partial']:.2f} of cases, all of it in "
-        f"{degrees.loc[mode, 'S2 complete']:.2f}"
-        for mode in ("SFT", "CT&SFT")
+        f"{mode}: {degrees.loc[mode, 'S2 accurate']:.2f} accurate, {degrees.loc[mode, 'S2 complete']:.2f} complete"
+        for mode in ("Direct", "SFT", "CT&SFT")
     ),
     label="share of questions",
 )
@@ -194,20 +222,25 @@ grid(
 # %% [markdown]
 # ## Refusals, and where wrong answers come from
 #
-# *No refusals* is fine-tuned on the same questions without those of S4. The last column is the share of the answers with a wrong
-# object in which such an object stands in the context.
+# *SFT, no refusals* is fine-tuned on the same questions without those of S4; *SFT, S1 and S4* only on questions that the context answers
+# or nobody can. Of the answers with a wrong object, those count as copyable beside which an object stands in the context that the
+# attribute could have; *chance* is how many would be copied if wrong objects were drawn at random.
 
 # %%
-taught = [q for q in ground.questions["train"] if q.scenario != "S4"]
-bold = graded(supervised(lm, taught, ground, settings, name="no refusals"), test, ground, "SFT, no refusals")
-everybody = pd.concat([table, bold], ignore_index=True)
+taught = [posed(arms[name], ground, name, ["S3", "S4"]) for name in TAUGHT]
+everybody = pd.concat([table, *taught], ignore_index=True)
 useless = everybody[everybody["scenario"].isin(["S3", "S4"]) & (everybody["mode"] != "Easy")]
-errors = useless[useless["wrong"]].groupby("mode", sort=False)["copied"].agg(["mean", "size"])
 refused = useless.pivot_table(index="mode", columns="scenario", values="refused", sort=False)
-refused.add_prefix("refused, ").assign(**{"wrong objects": errors["size"], "from the context": errors["mean"]}).round(2)
+mistaken = useless[useless["wrong"]].groupby("mode", sort=False)["wrong"].sum()
+errors = (
+    useless[useless["copyable"]]
+    .groupby("mode", sort=False)
+    .agg(copyable=("copyable", "sum"), copied=("copied", "mean"), chance=("chance", "mean"))
+)
+refused.add_prefix("refused, ").assign(wrong=mistaken).join(errors).round(2)
 
 # %%
-in_s4 = shares(useless[useless["scenario"] == "S4"], ["mode"], "refused")
+in_s4 = by_people(useless[useless["scenario"] == "S4"], ["mode"], "refused")
 at_s4 = in_s4.set_index("mode")["mean"]
 rates(
     in_s4.assign(answers="refused"),
@@ -215,58 +248,62 @@ rates(
     f"{at_s4['CT&SFT']:.2f} with continued training before it",
     rows="mode",
     columns="answers",
-    xlabel="share of the questions of S4",
+    xlabel="share of the questions of S4 (95 % intervals)",
 )
 
 # %% [markdown]
-# Which noise distracts? Questions that the context answers (S1) or half answers (S2), by the kind of the other snippets.
+# Which noise distracts? Questions that the context answers (S1) or half answers (S2) and that have noise, by its kind.
 
 # %%
-noisy = table[table["scenario"].isin(["S1", "S2"]) & table["mode"].isin(["Direct", "SFT", "CT&SFT"])]
-shares(noisy, ["scenario", "mode", "noise"]).pivot(index=["scenario", "mode"], columns="noise", values="mean").round(3)
+noisy = table[table["scenario"].isin(["S1", "S2"]) & table["noise"].notna()]
+accurate_beside = noisy.pivot_table(index=["scenario", "mode"], columns="noise", values="right", sort=False)
+accurate_beside.reindex(columns=list(NOISES)).round(3)
 
 # %% [markdown]
 # ## Claims
 #
-# Differences are paired by question, and their 95 % intervals decide; one that straddles its limit by more than a tenth decides
-# nothing.
+# Differences are taken question by question, and their 95 % intervals decide; questions about one person are not counted as
+# independent. An interval that straddles its limit by more than a tenth decides nothing.
+
 
 # %%
-before, after = of(alone, "Direct", "S3"), of(alone, "CT", "S3")
-gain = paired(after, before)
-recalled = over_edits(after)
+def rise(scenario, one, other, column="right"):
+    return gain(rows_of(everybody, one, scenario), rows_of(everybody, other, scenario), column)
+
+
+def ends(span, name="gain"):
+    return {name: span.mean, f"{name}_low": span.low, f"{name}_high": span.high}
+
+
+by_alone = {mode: rows_of(alone, mode, "S3") for mode in asked_alone}
+recalled = share(by_alone["CT"])
 claim(
     "zhang2024fusion.infusion-is-partial",
-    gain.above(0, negligible=NEGLIGIBLE) & recalled.below(0.9, negligible=NEGLIGIBLE),
+    gain(by_alone["CT"], by_alone["Direct"]).above(0, negligible=NEGLIGIBLE)
+    & recalled.below(0.9, negligible=NEGLIGIBLE),
     measured={
-        "before": before.mean(),
-        "after": after.mean(),
-        "after_low": recalled.low,
-        "after_high": recalled.high,
-        "after_tuning": of(alone, "CT&SFT", "S3").mean(),
+        "before": at["Direct"],
+        **ends(recalled, "after"),
+        "complete_after": by_alone["CT"]["complete"].mean(),
+        "after_tuning": at["CT&SFT"],
         "tokens_for_a_fact": passes * n_tokens(rows) / len(page.snippets),
     },
     note="the gain lies above zero, and the interval of what is recalled afterwards below nine tenths",
 )
 
-
 # %%
-def gain_of(scenario, one, other, column="right"):
-    return paired(of(everybody, one, scenario, column), of(everybody, other, scenario, column))
-
-
-gains = {scenario: gain_of(scenario, "CT&SFT", "SFT") for scenario in SCENARIOS}
-pd.DataFrame(gains, index=["CT&SFT minus SFT", "low", "high"]).round(3)
+gains = {scenario: rise(scenario, "CT&SFT", "SFT") for scenario in SCENARIOS}
+completed = {scenario: rise(scenario, "CT&SFT", "SFT", "complete") for scenario in ("S1", "S2", "S3")}
+pd.DataFrame(
+    {**gains, **{f"{scenario}, complete": span for scenario, span in completed.items()}},
+    index=["CT&SFT minus SFT", "low", "high"],
+).round(3)
 
 # %%
 claim(
     "zhang2024fusion.no-gain-where-the-context-suffices",
     ~gains["S1"].above(0, negligible=0.05),
-    measured={
-        "SFT": wide.loc["S1", "SFT"],
-        "CT_SFT": wide.loc["S1", "CT&SFT"],
-        **dict(zip(("gain", "low", "high"), gains["S1"], strict=True)),
-    },
+    measured={"SFT": wide.loc["S1", "SFT"], "CT_SFT": wide.loc["S1", "CT&SFT"], **ends(gains["S1"])},
     note="holds where none of the interval of the gain lies five points above zero; fine-tuned alone it answers nearly all of S1, so "
     "that this could hardly fail",
 )
@@ -275,12 +312,7 @@ claim(
 claim(
     "zhang2024fusion.continued-training-costs-reading",
     gains["S1"].below(0, negligible=NEGLIGIBLE),
-    measured={
-        "SFT": wide.loc["S1", "SFT"],
-        "CT_SFT": wide.loc["S1", "CT&SFT"],
-        "low": gains["S1"].low,
-        "high": gains["S1"].high,
-    },
+    measured={"SFT": wide.loc["S1", "SFT"], "CT_SFT": wide.loc["S1", "CT&SFT"], **ends(gains["S1"])},
     note="the interval of CT&SFT minus SFT in S1 lies below zero",
 )
 
@@ -289,14 +321,25 @@ claim(
     "zhang2024fusion.gain-where-both-are-needed",
     gains["S2"].above(0, negligible=NEGLIGIBLE),
     measured={
+        "direct": wide.loc["S2", "Direct"],
         "SFT": wide.loc["S2", "SFT"],
         "CT_SFT": wide.loc["S2", "CT&SFT"],
-        "gain_low": gains["S2"].low,
-        "gain_high": gains["S2"].high,
-        "complete_SFT": degrees.loc["SFT", "S2 complete"],
-        "complete_CT_SFT": degrees.loc["CT&SFT", "S2 complete"],
+        **ends(gains["S2"]),
     },
-    note="the interval of the gain lies above zero",
+    note="accuracy; the interval of the gain lies above zero",
+)
+
+# %%
+claim(
+    "zhang2024fusion.both-needed-are-completed",
+    completed["S2"].above(0, negligible=NEGLIGIBLE),
+    measured={
+        "direct": degrees.loc["Direct", "S2 complete"],
+        "SFT": degrees.loc["SFT", "S2 complete"],
+        "CT_SFT": degrees.loc["CT&SFT", "S2 complete"],
+        **ends(completed["S2"]),
+    },
+    note="complete answers; the interval of the gain lies above zero",
 )
 
 # %%
@@ -306,66 +349,75 @@ claim(
     measured={
         "SFT": wide.loc["S3", "SFT"],
         "CT_SFT": wide.loc["S3", "CT&SFT"],
-        "gain_low": gains["S3"].low,
-        "gain_high": gains["S3"].high,
+        **ends(gains["S3"]),
+        "complete_CT_SFT": degrees.loc["CT&SFT", "S3 complete"],
     },
-    note="the interval of the gain lies above zero",
+    note="accuracy; the interval of the gain lies above zero",
 )
 
 # %%
 in_two_parts = table[table["asked"] == 2]
-alike = {(mode, s): of(in_two_parts, mode, s) for mode in ("Direct", "CT&SFT") for s in ("S1", "S2")}
-harder = apart(alike["CT&SFT", "S1"], alike["CT&SFT", "S2"])
+alike = {(mode, s): rows_of(in_two_parts, mode, s) for mode in ("Direct", "CT&SFT") for s in ("S1", "S2")}
+harder = {
+    column: difference(share(alike["CT&SFT", "S1"], column), share(alike["CT&SFT", "S2"], column))
+    for column in ("right", "complete")
+}
 claim(
     "zhang2024fusion.both-needed-is-harder",
-    harder.above(0, negligible=NEGLIGIBLE),
+    every(span.above(0, negligible=NEGLIGIBLE) for span in harder.values()),
     measured={
-        "S1": alike["CT&SFT", "S1"].mean(),
-        "S2": alike["CT&SFT", "S2"].mean(),
-        "difference_low": harder.low,
-        "difference_high": harder.high,
-        "direct_S1": alike["Direct", "S1"].mean(),
-        "direct_S2": alike["Direct", "S2"].mean(),
+        **{f"{s}_{column}": alike["CT&SFT", s][column].mean() for s in ("S1", "S2") for column in harder},
+        "right_low": harder["right"].low,
+        "right_high": harder["right"].high,
+        "complete_low": harder["complete"].low,
+        **{f"direct_{s}_right": alike["Direct", s]["right"].mean() for s in ("S1", "S2")},
         "S1_questions": len(alike["CT&SFT", "S1"]),
     },
-    note="of CT&SFT, questions in two parts on either side; the questions differ, so the interval is not paired",
+    note="of CT&SFT, questions in two parts on either side: S1 minus S2 lies above zero, in accuracy and in complete answers; the "
+    "questions differ, so the interval is not paired",
 )
 
 # %%
-lost = paired(of(alone, "CT&SFT", "S3"), of(table, "CT&SFT", "S3"))
+lost = gain(by_alone["CT&SFT"], rows_of(table, "CT&SFT", "S3"))
 claim(
     "zhang2024fusion.distractors-hurt-recall",
     lost.above(0, negligible=NEGLIGIBLE),
     measured={
-        "without_context": of(alone, "CT&SFT", "S3").mean(),
+        "without_context": at["CT&SFT"],
         "with_distractors": wide.loc["S3", "CT&SFT"],
-        "lost_low": lost.low,
-        "lost_high": lost.high,
-        "CT_without_context": after.mean(),
+        **ends(lost, "lost"),
+        "CT_without_context": at["CT"],
         "CT_with_distractors": wide.loc["S3", "CT"],
     },
     note="the same model on both sides, CT&SFT; the paper sets CT without context beside CT&SFT with it",
 )
 
 # %%
-noise = gain_of("S1", "Easy", "SFT")
+noise = rise("S1", "Easy", "SFT")
 claim(
     "zhang2024fusion.noise-hurts-reading",
     noise.above(0, negligible=NEGLIGIBLE),
-    measured={
-        "without_noise": wide.loc["S1", "Easy"],
-        "with_noise": wide.loc["S1", "SFT"],
-        "lost_low": noise.low,
-        "lost_high": noise.high,
-    },
-    note="the fine-tuned model in S1, with and without the snippets that do not answer",
+    measured={"without_noise": wide.loc["S1", "Easy"], "with_noise": wide.loc["S1", "SFT"], **ends(noise, "lost")},
+    note="the fine-tuned model in S1, with and without the snippets that do not answer; it reads nearly all of them either way",
 )
 
 # %%
-helps = {scenario: gain_of(scenario, "SFT", "Direct") for scenario in SCENARIOS}
-pooled = paired(
-    *(everybody[everybody["mode"] == mode].set_index("question")["right"].astype(float) for mode in ("SFT", "Direct"))
+quiet = posed(models["CT&SFT"], ground, "CT&SFT", ["S1"], Question.supported)
+noise_later = gain(quiet, rows_of(table, "CT&SFT", "S1"))
+claim(
+    "zhang2024fusion.noise-hurts-after-continued-training",
+    noise_later.above(0, negligible=NEGLIGIBLE),
+    measured={
+        "without_noise": quiet["right"].mean(),
+        "with_noise": wide.loc["S1", "CT&SFT"],
+        **ends(noise_later, "lost"),
+    },
+    note="CT&SFT in S1, with and without the snippets that do not answer",
 )
+
+# %%
+helps = {scenario: rise(scenario, "SFT", "Direct") for scenario in SCENARIOS}
+pooled = gain(*(table[table["mode"] == mode] for mode in ("SFT", "Direct")))
 claim(
     "zhang2024fusion.fine-tuning-helps-everywhere",
     every(span.above(0, negligible=NEGLIGIBLE) for span in (*helps.values(), pooled)),
@@ -374,7 +426,8 @@ claim(
 )
 
 # %%
-closer = {scenario: gain_of(scenario, "Easy", "CT&SFT") for scenario in ("S2", "S3")}
+closer = {scenario: rise(scenario, "Easy", "CT&SFT") for scenario in ("S2", "S3")}
+closer["S3, nothing beside"] = gain(rows_of(table, "Easy", "S3"), by_alone["CT&SFT"])
 claim(
     "zhang2024fusion.reading-beats-remembering",
     every(span.above(0, negligible=NEGLIGIBLE) for span in closer.values()),
@@ -385,38 +438,55 @@ claim(
         "S3_read": wide.loc["S3", "Easy"],
         "S3_remembered": wide.loc["S3", "CT&SFT"],
         "S3_low": closer["S3"].low,
+        "S3_remembered_without_noise": at["CT&SFT"],
+        "S3_without_noise_low": closer["S3, nothing beside"].low,
     },
-    note="both intervals lie above zero",
+    note="all three intervals lie above zero; in S3 also where nothing stands beside the question that is to be remembered",
 )
 
 # %%
-untaught = of(everybody, "SFT, no refusals", "S4", "refused")
-taught_gain = gain_of("S4", "SFT", "SFT, no refusals", "refused")
-rarely = over_edits(untaught)
+more = rise("S4", "SFT", "Direct", "refused")
+claim(
+    "zhang2024fusion.fine-tuning-raises-refusals",
+    more.above(0, negligible=NEGLIGIBLE),
+    measured={"direct": at_s4["Direct"], "SFT": at_s4["SFT"], **ends(more)},
+    note="the interval of SFT minus Direct in S4 lies above zero; unlike the paper's models, this one was taught to refuse before",
+)
+
+# %%
+untaught = share(rows_of(everybody, "SFT, no refusals", "S4"), "refused")
+taught_gain = rise("S4", "SFT", "SFT, no refusals", "refused")
 claim(
     "zhang2024fusion.refusal-must-be-taught",
-    rarely.below(0.5, negligible=NEGLIGIBLE) & taught_gain.above(0, negligible=NEGLIGIBLE),
-    measured={
-        "without_examples": untaught.mean(),
-        "with_examples": at_s4["SFT"],
-        "gain_low": taught_gain.low,
-        "gain_high": taught_gain.high,
-        "direct": at_s4["Direct"],
-    },
-    note="fine-tuned without examples of refusal it refuses less than half, and with them more; unlike the paper's "
-    "models, this one was taught to refuse before (direct)",
+    untaught.below(0.5, negligible=NEGLIGIBLE) & taught_gain.above(0, negligible=NEGLIGIBLE),
+    measured={"without_examples": untaught.mean, "with_examples": at_s4["SFT"], **ends(taught_gain)},
+    note="fine-tuned without examples of refusal it refuses less than half, and with them more",
 )
 
 # %%
-sharper = gain_of("S4", "CT&SFT", "SFT", "refused")
+answerable = rise("S4", "SFT, S1 and S4", "SFT", "refused")
+claim(
+    "zhang2024fusion.fine-tuning-unteaches-refusal",
+    more.below(0, negligible=NEGLIGIBLE) & answerable.above(0, negligible=NEGLIGIBLE),
+    measured={
+        "direct": at_s4["Direct"],
+        "SFT": at_s4["SFT"],
+        "change_high": more.high,
+        "only_S1_and_S4": at_s4["SFT, S1 and S4"],
+        "difference_low": answerable.low,
+    },
+    note="SFT refuses less of S4 than the model before, and less than the one fine-tuned without the questions of S2 and S3",
+)
+
+# %%
+sharper = rise("S4", "CT&SFT", "SFT", "refused")
 claim(
     "zhang2024fusion.knowing-sharpens-refusal",
     sharper.above(0, negligible=NEGLIGIBLE),
     measured={
         "SFT": at_s4["SFT"],
         "CT_SFT": at_s4["CT&SFT"],
-        "gain_low": sharper.low,
-        "gain_high": sharper.high,
+        **ends(sharper),
         "SFT_refuses_S3": refused.loc["SFT", "S3"],
         "CT_SFT_refuses_S3": refused.loc["CT&SFT", "S3"],
     },
@@ -424,63 +494,56 @@ claim(
 )
 
 # %%
-unlearned = gain_of("S4", "SFT", "Direct", "refused")
-claim(
-    "zhang2024fusion.fine-tuning-unteaches-refusal",
-    unlearned.below(0, negligible=NEGLIGIBLE),
-    measured={"direct": at_s4["Direct"], "SFT": at_s4["SFT"], "low": unlearned.low, "high": unlearned.high},
-    note="the interval of SFT minus Direct lies below zero; the model holds no answer of S2 and S3 in full",
-)
-
-# %%
-copied = useless[useless["wrong"] & (useless["mode"] == "CT&SFT")]["copied"]
-from_context = over_edits(copied) if len(copied) else None
+could = useless[(useless["mode"] == "CT&SFT") & useless["copyable"]]
+enough = could["people"].explode().nunique() > 1
+from_context = share(could, "copied") if enough else None
+beyond_chance = clustered(could["copied"] - could["chance"], list(could["people"])) if enough else None
 claim(
     "zhang2024fusion.wrong-answers-come-from-the-context",
-    from_context.above(0.5, negligible=NEGLIGIBLE) if from_context else UNDECIDED,
+    from_context.above(0.5, negligible=NEGLIGIBLE) & beyond_chance.above(0, negligible=NEGLIGIBLE)
+    if enough
+    else UNDECIDED,
     measured={
-        **(dict(zip(("copied", "low", "high"), from_context, strict=True)) if from_context else {}),
-        "wrong": len(copied),
-        "copied_SFT": errors["mean"].get("SFT", 0.0),
-        "copied_CT": errors["mean"].get("CT", 0.0),
+        **(ends(from_context, "copied") if enough else {}),
+        **({"chance": could["chance"].mean(), "beyond_chance_low": beyond_chance.low} if enough else {}),
+        "copyable": len(could),
+        "copied_SFT": errors["copied"].get("SFT", 0.0),
+        "copied_CT": errors["copied"].get("CT", 0.0),
     },
-    note="of the wrong objects that CT&SFT names in S3 and S4; the interval lies above one half",
+    note="of the answers of CT&SFT in S3 and S4 with a wrong object where one stood in the context: more than half, and more than chance",
 )
 
 # %%
-elicited = paired(after, of(alone, "CT, pages only", "S3"))
+elicited = gain(by_alone["CT"], by_alone["CT, pages only"])
 claim(
     "zhang2024fusion.augmentation-helps-elicitation",
     elicited.above(0, negligible=NEGLIGIBLE),
-    measured={
-        "augmented": after.mean(),
-        "pages_only": of(alone, "CT, pages only", "S3").mean(),
-        "gain_low": elicited.low,
-        "gain_high": elicited.high,
-    },
+    measured={"augmented": at["CT"], "pages_only": at["CT, pages only"], **ends(elicited)},
     note="as many tokens of continued training on both sides; without context",
 )
 
 # %%
-first, second = (
-    table[(table["mode"] == "SFT") & table["scenario"].isin(["S1", "S2"]) & (table["noise"] == kind)]["wrong"].astype(
-        float
-    )
-    for kind in NOISES
+which = gain(by_alone["CT, pairs"], by_alone["CT, paraphrases"])
+claim(
+    "zhang2024fusion.pairs-elicit-more-than-paraphrases",
+    which.above(0, negligible=NEGLIGIBLE),
+    measured={"pairs": at["CT, pairs"], "paraphrases": at["CT, paraphrases"], **ends(which), "both": at["CT"]},
+    note="as many tokens of continued training on both sides; without context, and in the wording that no pair has",
 )
-kinds = apart(first, second)
+
+# %%
+beside = {kind: noisy[(noisy["mode"] == "CT&SFT") & (noisy["noise"] == kind)] for kind in NOISES}
+kinds = difference(share(beside["same entity"]), share(beside["same attribute"]))
 claim(
     "zhang2024fusion.same-attribute-distracts-more",
     kinds.above(0, negligible=NEGLIGIBLE),
     measured={
-        "wrong_beside_same_attribute": first.mean(),
-        "wrong_beside_same_entity": second.mean(),
-        "low": kinds.low,
-        "high": kinds.high,
-        "wrong_in_S1": of(table, "SFT", "S1", "wrong").mean(),
+        "beside_same_attribute": beside["same attribute"]["right"].mean(),
+        "beside_same_entity": beside["same entity"]["right"].mean(),
+        **ends(kinds, "difference"),
+        **{f"direct_S1_{kind.replace(' ', '_')}": accurate_beside.loc[("S1", "Direct"), kind] for kind in NOISES},
     },
-    note="answers of SFT in S1 and S2 with a wrong object, by the kind of noise; not paired. SFT was never told one half of "
-    "S2: a wrong object there is a guess in place of a refusal",
+    note="accuracy of CT&SFT in S1 and S2 where there is noise, by its kind; other questions on either side, so not paired",
 )
 
 # %% [markdown]
@@ -491,9 +554,10 @@ for topic, (paper, we, why) in DEPARTURES.items():
     print(f"{topic}: the paper: {paper}. Here: {we}. Why: {why}.")
 
 # %% [markdown]
-# The testbeds were taught to read and to refuse before; the paper's models only to follow instructions. What continued training
-# leaves out depends on how long it goes on, which the paper does not say. Fine-tuning alone answers nearly all of S1, so that there
-# is no room for a gain there; that continued training *costs* some of this reading is what the data could decide.
+# What continued training leaves out depends on how long it goes on, which the paper does not say. Fine-tuning alone answers nearly all
+# of S1, so that there is no room for a gain there; whether continued training *costs* some of this reading can be decided.
+# S1 and S2, and noise of either kind, stand beside other questions on the same people: intervals of these differences take the two sides
+# as independent.
 #
 # ## Exercises
 #

@@ -10,12 +10,10 @@
 # # Latent paraphrases: noise that rewords
 #
 # *Can noise on early layers that is learned from paraphrases stand in for paraphrases when new facts are trained in?*
-# [Kang et al. 2024](https://arxiv.org/abs/2411.00686) (`kang2024lapael`). Learns three kinds of noise and trains eight small models;
-# under a minute on one CPU core.
+# [Kang et al. 2024](https://arxiv.org/abs/2411.00686) (`kang2024lapael`). Three kinds of noise are learned and eight small models
+# trained; those of the default settings are shipped, and others take about a minute of one CPU core, the first time.
 
 # %%
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import torch
@@ -23,27 +21,23 @@ import torch
 from paramem import claim, load
 from paramem.evaluation.intervals import over_edits, paired
 from paramem.fusion.training import TrainSettings
-from paramem.injection.latent_paraphrases import (
-    DEPARTURES,
-    LatentSettings,
-    learn,
-    softplus2,
-    symmetric_kl,
-)
+from paramem.injection.latent_paraphrases import DEPARTURES, softplus2, symmetric_kl
 from paramem.injection.latent_study import (
-    Arm,
     StudySettings,
-    apart,
+    arms_of,
     bank_of,
+    divergences,
+    draw,
     masks,
     of,
     recall,
+    sentences,
+    teach_all,
     told,
     train_arms,
     unseen,
 )
-from paramem.injection.newcomers import lessons_of, lessons_of_the_map, newcomers
-from paramem.injection.noise import blind, dealt
+from paramem.injection.noise import blind
 from paramem.material import world_behind
 from paramem.plots import loss_curves, rates
 
@@ -58,11 +52,8 @@ passes: int = 16  # how often each fact is met
 # %%
 lm = load(model)
 here = world_behind(lm)
-draw = f"{model}/{seed}"
-news = newcomers(here, n_people, seed=draw)
-lessons = lessons_of(here, news, n_lessons + 60, seed=draw)
-lessons, kept_back = lessons[:n_lessons], lessons[n_lessons:]
-study = StudySettings(training=TrainSettings(passes=passes, lr=1.5e-3, tokens=256))
+study = StudySettings(people=n_people, lessons=n_lessons, training=TrainSettings(passes=passes, lr=1.5e-3, tokens=256))
+news, lessons, kept_back, _ = drawn = draw(lm, study, seed=seed)
 print(
     f"{lm.name}: {len(news.facts)} facts about {n_people} new people, {len(lessons)} lessons about {len(here.people)} known ones"
 )
@@ -123,23 +114,15 @@ print("a lesson:  ", lessons[0].prompt, "->", " | ".join(lessons[0].paraphrases)
 # noise was learned on facts about countries and cities, told in familiar wordings.
 
 # %%
-settings = LatentSettings()
-losses: dict[str, list[float]] = {"early": [], "late": [], "map": []}
-paraphrasers = {
-    name: learn(lm, some, each, seed=seed, watch=lambda step, distance, shut, name=name: losses[name].append(distance))
-    for name, some, each in (
-        ("early", lessons, settings),
-        ("late", lessons, replace(settings, layers=(3, 4))),
-        ("map", lessons_of_the_map(here, seed=draw), settings),
-    )
-}
-early = paraphrasers["early"]
-bank = bank_of(lm, early, [f"{fact.prompt} {fact.object}." for fact in news.facts])
-sizes = (bank - 1).square().mean((1, 2)).sqrt().tolist()
+settings = study.latent
+taught = teach_all(lm, drawn, study, seed=seed)
+early = taught["early"].paraphraser
+bank = bank_of(lm, early, sentences(news.facts))
+sizes = (bank.factors - 1).square().mean((1, 2)).sqrt().tolist()
 print("root mean square of factor - 1, by layer:", [round(size, 2) for size in sizes])
 
 # %%
-smooth = {name: np.convolve(found, np.ones(5) / 5, mode="valid").tolist() for name, found in losses.items()}
+smooth = {name: np.convolve(found.losses, np.ones(5) / 5, mode="valid").tolist() for name, found in taught.items()}
 loss_curves(
     smooth,
     f"Noise comes closer to paraphrases: {smooth['early'][0]:.0f} at first, {smooth['early'][-1]:.0f} at last (early)",
@@ -156,17 +139,18 @@ print({name: [round(values[0], 1), round(values[-1], 1)] for name, values in smo
 
 # %%
 blind_noise = blind(bank, settings.layers, seed=seed)
+kinds = {"no noise": lambda place, state, _: torch.ones_like(state), "blind noise": blind_noise.factor}
+kinds["LaPael"] = early.factor
 nearness = pd.DataFrame(
-    {
-        "no noise": apart(lm, lambda place, state, _: torch.ones_like(state), kept_back, settings).numpy(),
-        "blind noise": apart(lm, blind_noise.factor, kept_back, settings, seed=seed).numpy(),
-        "LaPael": apart(lm, early.factor, kept_back, settings, seed=seed).numpy(),
-    }
+    {name: divergences(lm, factor, kept_back, settings, seed=seed).numpy() for name, factor in kinds.items()}
 )
-nearness.describe().loc[["count", "mean", "50%"]].round(2)
+logs = np.log(nearness)
+pd.DataFrame({"mean": nearness.mean(), "median": nearness.median(), "geometric mean": np.exp(logs.mean())}).round(2)
 
 # %% [markdown]
-# A few sentences that lie far off decide the mean; the median (50%) may say otherwise.
+# A few sentences that lie far off decide the mean. So a sentence under LaPael is compared with itself under blind noise by the ratio of
+# the two divergences.
+#
 # Where does it act? The probability of the mask, token by token, in three sentences about people whom no lesson named.
 
 # %%
@@ -184,19 +168,10 @@ tokens.pivot_table(index="layer", columns="part", values="mask").round(2)
 # noise is as large as LaPael's. *Dealt* noise is LaPael's own, given to the wrong tokens.
 
 # %%
-early_layers = settings.layers
-arms = {
-    "plain": Arm(),
-    "blind noise": Arm(lambda: blind(bank, early_layers, seed=seed)),
-    "dealt noise": Arm(lambda: dealt(bank, early_layers, seed=seed)),
-    "LaPael": Arm(lambda: early.noise(seed=seed)),
-    "LaPael, map": Arm(lambda: paraphrasers["map"].noise(seed=seed)),
-    "LaPael, late": Arm(lambda: paraphrasers["late"].noise(seed=seed)),
-    "paraphrases": Arm(paraphrases=True),
-    "paraphrases + LaPael": Arm(lambda: early.noise(seed=seed), paraphrases=True),
-}
+arms = arms_of(taught, bank, seed=seed)
+print(", ".join(arms))
 models = train_arms(lm, news.facts, arms, study, seed=seed)
-old = [fact.probe(kind=fact.id) for fact in here.facts if fact.relation in here.size.personal][::4]
+old = [fact.probe(kind=fact.id) for fact in here.facts if fact.relation in here.size.personal]
 table = recall({"before": lm, **models}, {"told": told(news.facts), "unseen": unseen(news.facts), "old facts": old})
 table.pivot_table(index="arm", columns="asked", values=["exact", "logprob"], sort=False).round(2)
 
@@ -221,10 +196,11 @@ rates(
 # %% [markdown]
 # ## Claims
 #
-# Differences in unseen wordings are paired by fact, and their 95 % intervals decide. This was fixed before any reported testbed was
-# run.
+# Differences in unseen wordings are paired by fact, and their 95 % intervals decide; one that straddles zero decides nothing, unless
+# all of it lies less than five points above.
 
 # %%
+NEGLIGIBLE = 0.05  # a difference of recall that is too small to speak of
 pairs = [
     ("LaPael", "plain"),
     ("LaPael", "blind noise"),
@@ -248,7 +224,7 @@ def measured(one, other):
 
 claim(
     "kang2024lapael.noise-beats-plain",
-    gains["LaPael", "plain"].low > 0,
+    gains["LaPael", "plain"].above(0, negligible=NEGLIGIBLE),
     measured={
         **measured("LaPael", "plain"),
         "told_LaPael": mean.loc["LaPael", "told"],
@@ -260,7 +236,7 @@ claim(
 # %%
 claim(
     "kang2024lapael.beats-blind-noise",
-    gains["LaPael", "blind noise"].low > 0,
+    gains["LaPael", "blind noise"].above(0, negligible=NEGLIGIBLE),
     measured=measured("LaPael", "blind noise"),
     note="blind noise is Gaussian, as large as LaPael's at the same layers; the interval lies above zero",
 )
@@ -268,7 +244,7 @@ claim(
 # %%
 claim(
     "kang2024lapael.adds-to-paraphrases",
-    gains["paraphrases + LaPael", "paraphrases"].low > 0,
+    gains["paraphrases + LaPael", "paraphrases"].above(0, negligible=NEGLIGIBLE),
     measured={
         **measured("paraphrases + LaPael", "paraphrases"),
         "told_both": mean.loc["paraphrases + LaPael", "told"],
@@ -280,7 +256,7 @@ claim(
 # %%
 claim(
     "kang2024lapael.carries-over-to-another-domain",
-    gains["LaPael, map", "plain"].low > 0,
+    gains["LaPael, map", "plain"].above(0, negligible=NEGLIGIBLE),
     measured=measured("LaPael, map", "plain"),
     note="noise learned on facts about places, for facts about people; the interval lies above zero",
 )
@@ -288,7 +264,7 @@ claim(
 # %%
 claim(
     "kang2024lapael.input-matters",
-    gains["LaPael", "dealt noise"].low > 0,
+    gains["LaPael", "dealt noise"].above(0, negligible=NEGLIGIBLE),
     measured=measured("LaPael", "dealt noise"),
     note="against the same factors given to other tokens; the interval lies above zero",
 )
@@ -296,7 +272,7 @@ claim(
 # %%
 claim(
     "kang2024lapael.early-layers-are-the-place",
-    gains["LaPael", "LaPael, late"].low > 0,
+    gains["LaPael", "LaPael, late"].above(0, negligible=NEGLIGIBLE),
     measured=measured("LaPael", "LaPael, late"),
     note="layers 0 and 1 against 3 and 4, each with noise learned there; the interval lies above zero",
 )
@@ -304,31 +280,33 @@ claim(
 # %%
 claim(
     "kang2024lapael.paraphrases-beat-noise",
-    gains["paraphrases", "LaPael"].low > 0,
+    gains["paraphrases", "LaPael"].above(0, negligible=NEGLIGIBLE),
     measured=measured("paraphrases", "LaPael"),
     note="two paraphrases beside each sentence, as many tokens; the interval lies above zero",
 )
 
 # %%
-nearer = paired(nearness["blind noise"], nearness["LaPael"])
+nearer = paired(logs["blind noise"], logs["LaPael"])
 claim(
     "kang2024lapael.imitates-paraphrases",
-    nearer.low > 0,
+    nearer.above(0, negligible=0.1),
     measured={
-        "blind": nearness["blind noise"].mean(),
-        "LaPael": nearness["LaPael"].mean(),
-        "no_noise": nearness["no noise"].mean(),
-        "nearer_low": nearer.low,
-        "nearer_high": nearer.high,
+        "blind": np.exp(logs["blind noise"].mean()),
+        "LaPael": np.exp(logs["LaPael"].mean()),
+        "no_noise": np.exp(logs["no noise"].mean()),
+        "log_ratio": nearer.mean,
+        "log_ratio_low": nearer.low,
+        "log_ratio_high": nearer.high,
     },
-    note="divergence from the paraphrases of sentences that were not lessons, blind minus LaPael: interval above zero",
+    note="logarithms of the divergences from paraphrases, of sentences that were not lessons, blind minus LaPael: interval above "
+    "zero; a tenth is negligible",
 )
 
 # %%
 forgot = paired(of(table, "LaPael", "old facts"), of(table, "plain", "old facts"))
 claim(
     "kang2024lapael.forgets-no-more",
-    forgot.low > -0.05,
+    forgot.above(-0.05),
     measured={
         "old_LaPael": mean.loc["LaPael", "old facts"],
         "old_plain": mean.loc["plain", "old facts"],
@@ -336,7 +314,7 @@ claim(
         "difference_low": forgot.low,
         "difference_high": forgot.high,
     },
-    note="facts about known people: at most five points fewer than after plain training (lower end of the interval)",
+    note="all facts about known people: the interval of the difference lies above five points fewer than after plain training",
 )
 
 # %% [markdown]
@@ -355,7 +333,8 @@ for topic, (paper, we, why) in DEPARTURES.items():
 # ## Exercises
 #
 # 1. Run with `passes=4` and `passes=48`. Does noise help a model that has hardly read, or one that has read too often?
-# 2. Give the noise to every row (`early.noise(seed=seed, clean=0.0)`). What happens to recall in the wording that was told?
+# 2. Give the noise to every row: `arms["every row"] = Arm(lambda: early.noise(seed=seed, clean=0.0))`, with `Arm` from
+#    `paramem.injection.latent_study`. What happens to recall in the wording that was told?
 # 3. What share of all tokens of the new sentences is more than half open in the mask of layer 0? Run the checker.
 
 

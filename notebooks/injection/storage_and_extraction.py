@@ -9,12 +9,12 @@
 # %% [markdown]
 # # Stored is not extractable
 #
-# *A model can hold every fact of a text and yet answer no question about it, unless the text was told in many ways; many ways of
-# telling make up to half of it answerable here.*
+# *A model can hold every fact of a text and yet answer no question about it; told in many ways, a part of the facts can be asked
+# for.*
 # [Allen-Zhu and Li 2024](https://arxiv.org/abs/2309.14316) (`allenzhu2023extraction`) train models from scratch on biographies of
 # invented people, fine-tune them on questions about one half, and ask about the other half. Seven small models, which come
-# trained (`python -m paramem.injection.shipped` trains them again, in about two minutes a draw); fine-tuning and probing them takes
-# half a minute on one CPU core.
+# trained and fine-tuned (`python -m paramem.injection.shipped` does it again, in a few minutes a draw); asking and probing them
+# takes a quarter of a minute on one CPU core.
 
 # %%
 import math
@@ -24,13 +24,14 @@ import numpy as np
 import pandas as pd
 
 from paramem import claim
-from paramem.evaluation.intervals import paired, span, wilson
+from paramem.decisions import UNDECIDED, every
+from paramem.evaluation.intervals import over_edits, paired, span
 from paramem.injection import probing, storage
 from paramem.injection.biographies import TELLINGS, LeakingHalves, People, biographies
 from paramem.injection.probing import labels, probe, probe_along, states_at_names
 from paramem.injection.shares import by_person, share_table
-from paramem.injection.shipped import load
-from paramem.injection.storage import CORPORA, MIXED, extracted, guessed, stored, tuned
+from paramem.injection.shipped import load, load_tuned
+from paramem.injection.storage import CORPORA, MIXED, extracted, guessed, stored
 from paramem.plots import curves, rates
 
 # %% tags=["parameters"]
@@ -39,6 +40,7 @@ profile: str = "default"
 tuning_steps: int = 150  # of fine-tuning on the questions about one half
 
 # %%
+NEGLIGIBLE = 0.05  # a share of questions or of facts, or a difference of two, that is too small to speak of
 study, models = load(model)
 study = study.with_sizes(tuning_steps=tuning_steps)
 people = study.people
@@ -109,7 +111,7 @@ pd.Series({corpus: found.float().mean().item() for corpus, found in kept.items()
 # have all facts about both halves equally well. What do they answer?
 
 # %%
-asked = tuned(models, study)
+asked = load_tuned(model, study, models)
 halves = {
     half: dict(zip(CORPORA, extracted(asked, study, getattr(people, half)), strict=True))
     for half in ("taught", "held_out")
@@ -159,15 +161,17 @@ print(
 
 # %%
 at_names = probe(states_at_names(models, study), labels(study))  # [M, relations, people]
-shuffled = probe(states_at_names(models, study), labels(study, shuffled=True))
+at_random = probe(states_at_names(models, study), labels(study, shuffled=True))
 names = {corpus: found.mean(0) for corpus, found in zip(CORPORA, at_names, strict=True)}  # a share for every person
+shuffled = {corpus: found.mean(0) for corpus, found in zip(CORPORA, at_random, strict=True)}
 pd.DataFrame(
-    {corpus: span(found) for corpus, found in names.items()} | {"shuffled objects": span(shuffled.mean((0, 1)))},
+    {corpus: span(found) for corpus, found in names.items()} | {"shuffled objects": span(at_random.mean((0, 1)))},
     index=["read at the name", "low", "high"],
 ).T.round(3)
 
 # %% [markdown]
-# The same probe along the text: before each object of everybody's one text, which all models have read.
+# The same probe along the text: before each object of the first text about everybody that the model was told. The first
+# text states the facts in one order, whatever the telling; the others of its model, where there are more, do not.
 
 # %%
 along = probe_along(models, study)  # [M, places, relations, people]
@@ -200,7 +204,8 @@ means.unstack().reindex(shown).round(3)
 # ## Claims
 #
 # People are what the intervals are over: the answers about one person are not independent. Each compared pair of models has
-# the same people, questions and initial weights, so that differences are paired by person.
+# the same people, questions and initial weights, so that differences are paired by person. An interval that straddles its limit
+# by more than what is negligible decides nothing.
 
 # %%
 held_out = {corpus: by_person(right, people.held_out) for corpus, right in halves["held_out"].items()}
@@ -209,13 +214,13 @@ guess = by_person(chance, people.held_out)
 one, most_varied = held_out["one text"], held_out["all three"]
 
 # %%
-in_text = kept["one text"]
-found, by_guess = span(one), paired(one, guess)
+in_text, found, by_guess = over_edits(kept["one text"].double()), span(one), paired(one, guess)
 claim(
     "allenzhu2023extraction.stored-but-not-extractable",
-    wilson(int(in_text.sum()), len(in_text))[0] >= 0.95 and found.high < 0.25,
+    in_text.above(0.95, negligible=NEGLIGIBLE) & found.below(0.25, negligible=NEGLIGIBLE),
     measured={
-        "stored": in_text.float().mean(),
+        "stored": in_text.mean,
+        "stored_low": in_text.low,
         "extracted": found.mean,
         "extracted_high": found.high,
         "guess": guess.mean(),
@@ -228,18 +233,34 @@ claim(
 gain = paired(most_varied, one)
 claim(
     "allenzhu2023extraction.augmentation-makes-facts-extractable",
-    gain.low > 0.25,
-    measured={"one_text": one.mean(), "all_three": most_varied.mean(), "gain_low": gain.low, "gain_high": gain.high},
-    note="all three kinds of variety against one text: at least a quarter of all questions more (interval)",
+    gain.above(0, negligible=NEGLIGIBLE) & by_guess.below(0.1, negligible=NEGLIGIBLE),
+    measured={
+        "one_text": one.mean(),
+        "all_three": most_varied.mean(),
+        "gain_low": gain.low,
+        "gain_high": gain.high,
+        "one_text_above_guess": by_guess.mean,
+        "one_text_above_guess_high": by_guess.high,
+    },
+    note="all three kinds of variety answer more than one text (interval), and one text less than a tenth more than guessing (interval)",
+)
+
+# %%
+claim(
+    "allenzhu2023extraction.augmentation-adds-a-quarter",
+    gain.above(0.25, negligible=NEGLIGIBLE),
+    measured={"one_text": one.mean(), "all_three": most_varied.mean(), "low": gain.low, "high": gain.high},
+    note="all three kinds of variety less one text; interval above a quarter of all questions",
 )
 
 # %%
 alone = {kind: paired(held_out[kind], one) for kind in ("full names", "orders", "wordings")}
 claim(
     "allenzhu2023extraction.each-kind-of-variety-helps",
-    min(each.low for each in alone.values()) > 0,
+    every(each.above(0, negligible=NEGLIGIBLE) for each in alone.values()),
     measured={kind.replace(" ", "_"): held_out[kind].mean() for kind in alone}
-    | {f"{kind.replace(' ', '_')}_low": each.low for kind, each in alone.items()},
+    | {f"{kind.replace(' ', '_')}_low": each.low for kind, each in alone.items()}
+    | {f"{kind.replace(' ', '_')}_high": each.high for kind, each in alone.items()},
     note="repeated names, other orders and other wordings, each alone, above one text; all three intervals of the gain above zero",
 )
 
@@ -248,7 +269,7 @@ best_alone = max(alone, key=lambda kind: held_out[kind].mean())
 together = paired(most_varied, held_out[best_alone])
 claim(
     "allenzhu2023extraction.varieties-work-together",
-    together.low > 0,
+    together.above(0, negligible=NEGLIGIBLE),
     measured={
         "best_alone": held_out[best_alone].mean(),
         "all_three": most_varied.mean(),
@@ -262,7 +283,7 @@ claim(
 celebrities = paired(held_out["celebrities"], one)
 claim(
     "allenzhu2023extraction.celebrities-help-the-others",
-    celebrities.low > 0,
+    celebrities.above(0, negligible=NEGLIGIBLE),
     measured={
         "one_text": one.mean(),
         "others_have_many": held_out["celebrities"].mean(),
@@ -278,7 +299,7 @@ from_the_start = by_person(untuned[MIXED], people.held_out)
 earlier = paired(from_the_start, one)
 claim(
     "allenzhu2023extraction.questions-from-the-start-help",
-    earlier.low > 0,
+    earlier.above(0, negligible=NEGLIGIBLE),
     measured={
         "questions_afterwards": one.mean(),
         "questions_from_the_start": from_the_start.mean(),
@@ -293,7 +314,7 @@ claim(
 learned = paired(taught["one text"], one)
 claim(
     "allenzhu2023extraction.fine-tuning-learns-answers-by-heart",
-    learned.low > 0.5,
+    learned.above(0.5, negligible=NEGLIGIBLE),
     measured={
         "taught": taught["one text"].mean(),
         "held_out": one.mean(),
@@ -303,19 +324,27 @@ claim(
     note="one text; taught people less the others, who come in the same order: interval above one half",
 )
 
+# %% [markdown]
+# A probe that reads nothing where the questions find answers is blind, and refutes nothing: whether facts move to the name is undecided
+# where the probe reads the names of the model that was told in all three ways no better than shuffled objects.
+
 # %%
 moved = paired(names["all three"], names["one text"])
+seen = paired(names["all three"], shuffled["all three"])
+decision = moved.above(0, negligible=NEGLIGIBLE)
 claim(
     "allenzhu2023extraction.facts-move-to-the-name",
-    moved.low > 0,
+    decision if decision.holds or seen.above(NEGLIGIBLE).holds else UNDECIDED,
     measured={
         "one_text": names["one text"].mean(),
         "all_three": names["all three"].mean(),
         "low": moved.low,
         "high": moved.high,
-        "shuffled_objects": shuffled.mean(),
+        "shuffled_objects": shuffled["all three"].mean(),
+        "above_shuffled_low": seen.low,
     },
-    note="share of a person's facts that the probe reads at the name, models before fine-tuning; interval of the difference above zero",
+    note="share of a person's facts that the probe reads at the name, models before fine-tuning; interval of the difference above zero; "
+    "undecided where the probe reads all three by less than a twentieth better than shuffled objects (interval)",
 )
 
 # %%
@@ -325,7 +354,7 @@ at_first = plain[0, 1:].mean(0)  # the same four, before the first fact is said
 late = paired(own, at_first)
 claim(
     "allenzhu2023extraction.one-text-keeps-facts-where-they-are-said",
-    late.low > 0.5,
+    late.above(0.5, negligible=NEGLIGIBLE),
     measured={
         "before_the_first_fact": at_first.mean(),
         "where_it_is_said": own.mean(),
@@ -345,10 +374,12 @@ for module in (storage, probing):
 
 # %% [markdown]
 # Constants were chosen on draw 10000, which is not among the testbeds. There the order of the corpora and roughly their shares had been
-# seen before the criteria above were written; on the testbeds nothing had. The paper's effects of celebrities and of mixed
-# training come from a hundred thousand people; where so few show little of them, that may be a matter of their number. One rate
-# and one number of steps serve all corpora, in training and in fine-tuning, so that a corpus which learns slower is cut short:
-# the column of the taught half shows which.
+# seen before the criteria were first written; when they got three outcomes, and the size of the gain became a statement of its own,
+# the results of the testbeds were in view (`docs/decisions.md`). Seven models a draw are to be trained in minutes on a CPU, which
+# bounds their size and the number of people. The paper's effects of celebrities and of mixed training come from a hundred thousand
+# people; where so few show little of them, that may be a matter of their number. So may what the probe reads at the names: sixteen
+# objects are learned from 64 people. One rate and one number of steps serve all corpora, in training and in fine-tuning, so that a
+# corpus which learns slower is cut short: the column of the taught half shows which.
 #
 # ## Exercises
 #

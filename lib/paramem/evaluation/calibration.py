@@ -5,11 +5,13 @@ r"""Whether what is said with a probability is true that often, and whether the 
     calibration_error_of_a_calibrated(confidence)        # the ECE that chance alone gives, and its 95 % quantile
     discrimination(confidence, right)                    # AUROC
     resampled(lambda rows: calibration_error(confidence[rows], right[rows]), people)     # with its interval
+    jackknifed(calibration_square(confidence, right), people)                            # without what chance adds
 
 The expected calibration error is $\sum_b \frac{n_b}{n} |\bar y_b - \bar c_b|$ over bins $b$ of the answers sorted by
 confidence, $n_b$ of them in each, $\bar c_b$ their mean confidence and $\bar y_b$ the share that is right. With as many
 answers in every bin, none rests on a handful. A finite sample of a perfectly calibrated model has an error above zero,
-so an error is held against that of answers drawn with the promised probabilities.
+so an error is held against that of answers drawn with the promised probabilities. That it is no larger than chance
+makes it says little where answers are few. So what decides is the squared error, from which chance can be taken off.
 """
 
 from __future__ import annotations
@@ -61,6 +63,31 @@ def calibration_error_of_a_calibrated(
     return float(np.mean(errors)), float(np.quantile(errors, 0.95))
 
 
+def calibration_square(
+    confidence: ArrayLike, right: ArrayLike, *, bins: int = 5
+) -> Callable[[NDArray[np.int64]], float]:
+    """The mean squared distance of promise and outcome over bins, less what chance adds to it, as a function of rows.
+
+    Bins are of equal mass over all answers, and stay for some of them. Without what chance adds, the mean over samples
+    is the error of endlessly many answers, so that of a calibrated model may be below zero. Its root is on the scale of
+    the expected calibration error. Fewer bins tell more surely that it is small. Raises BadInput, BadParameter.
+    """
+    c, y = _checked(confidence, right)
+    if 2 * bins > len(c):
+        raise BadParameter(f"{bins} bins for {len(c)} answers: what chance adds takes two answers in a bin at least")
+    label, gap = np.empty(len(c), dtype=np.int64), y - c
+    for number, part in enumerate(_binned(c, bins)):
+        label[part] = number
+
+    def square(rows: NDArray[np.int64]) -> float:
+        n = np.bincount(label[rows], minlength=bins)
+        means = np.bincount(label[rows], gap[rows], bins) / n.clip(1)
+        spread = np.bincount(label[rows], (gap[rows] - means[label[rows]]) ** 2, bins) / (n - 1).clip(1)
+        return float((n * means**2 - spread).sum() / len(rows))
+
+    return square
+
+
 def brier(confidence: ArrayLike, right: ArrayLike) -> float:
     """Mean squared difference of confidence and outcome. Raises BadInput."""
     c, y = _checked(confidence, right)
@@ -96,6 +123,21 @@ def resampled(
         raise BadInput("the statistic has no value in most resamples: are all answers right, or all wrong?")
     low, high = np.nanquantile(values, [0.025, 0.975])
     return Span(float(statistic(np.arange(len(number)))), float(low), float(high))
+
+
+def jackknifed(statistic: Callable[[NDArray[np.int64]], float], groups: Sequence[object] | ArrayLike) -> Span:
+    """A statistic of rows, and a 95 % interval from its values without each group of rows (people) in turn.
+
+    For a statistic from which chance is taken off: drawing rows with replacement would put it back. As `resampled`.
+    """
+    _, number = np.unique(np.asarray(groups), return_inverse=True)
+    n, every = int(number.max()) + 1, np.arange(len(number))
+    if n < 2:
+        raise BadInput(f"{n} groups: an interval over groups needs two at least")
+    without = np.array([statistic(every[number != i]) for i in range(n)])
+    half = 1.96 * float(np.sqrt((n - 1) * without.var()))
+    value = float(statistic(every))
+    return Span(value, value - half, value + half)
 
 
 def _binned(c: Floats, bins: int) -> list[NDArray[np.int64]]:

@@ -5,12 +5,13 @@ And choices that do not see the items that they are judged by.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as students_t
 
 from paramem.decisions import Decision
 from paramem.errors import BadParameter
@@ -39,7 +40,7 @@ class Span(NamedTuple):
         return Span(-self.mean, -self.high, -self.low).above(-limit, negligible=negligible)
 
 
-def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
+def wilson(successes: float, n: float, confidence: float = 0.95) -> Interval:
     """Wilson's score interval of a share: never empty, never outside [0, 1], right also at 0 and at n.
 
     >>> [round(end, 3) for end in wilson(10, 10)]
@@ -137,6 +138,65 @@ def unpaired(one: ArrayLike, other: ArrayLike, seed: int = 0, resamples: int = 2
     means = [side[draw.integers(0, len(side), (resamples, len(side)))].mean(1) for side in sides]
     low, high = np.quantile(means[0] - means[1], [0.025, 0.975])
     return Span(float(sides[0].mean() - sides[1].mean()), float(low), float(high))
+
+
+def apart(one: ArrayLike, other: ArrayLike) -> Span:
+    """The share of ``one`` less that of ``other``, which are about different items, with Newcombe's 95 % interval."""
+    return difference(over_edits(one), over_edits(other))
+
+
+def difference(one: Span, other: Span) -> Span:
+    """One mean less another that is independent of it, and an interval made of theirs: distances add up in squares.
+
+    Of Wilson's intervals it makes Newcombe's (his method 10).
+    """
+    gap = one.mean - other.mean
+    below = ((one.mean - one.low) ** 2 + (other.high - other.mean) ** 2) ** 0.5
+    above = ((one.high - one.mean) ** 2 + (other.mean - other.low) ** 2) ** 0.5
+    return Span(gap, gap - below, gap + above)
+
+
+def clustered(values: ArrayLike, owners: Sequence[Collection[Hashable]]) -> Span:
+    r"""The mean of items that may depend on each other where they share an owner, and its 95 % interval.
+
+    owners [n]: whom each item is about, one or several; G of them in all. Every pair of items that share one counts,
+
+        s^2 = G / (G - 1) / n^2 \sum_{i, j share an owner} (x_i - m) (x_j - m),
+
+    and no less than the pairs of each item with itself; the interval is m +- t s, Student's t with G - 1 degrees of
+    freedom. Raises BadParameter where values and owners do not fit, and for fewer than two owners.
+    """
+    x, variance, _, groups = _clusters(values, owners)
+    half = float(students_t.ppf(0.975, groups - 1)) * variance**0.5
+    return Span(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half)
+
+
+def clustered_share(values: ArrayLike, owners: Sequence[Collection[Hashable]]) -> Span:
+    """As `clustered`, of items that are 0 or 1: Wilson's interval of as many independent items as vary like these.
+
+    Where all are alike nothing is seen to vary, and owners are counted in place of items.
+    """
+    x, variance, alone, groups = _clusters(values, owners)
+    if not np.isin(x, (0.0, 1.0)).all():
+        raise BadParameter("a share is asked for, and some values are neither 0 nor 1: take `clustered`")
+    n = max(1.0, len(x) * alone / variance) if alone else float(min(groups, len(x)))
+    return Span(float(x.mean()), *wilson(float(x.mean()) * n, n))
+
+
+def _clusters(
+    values: ArrayLike, owners: Sequence[Collection[Hashable]]
+) -> tuple[NDArray[np.float64], float, float, int]:
+    """The values, the variance of their mean with and without dependence, and the number of owners."""
+    x = np.asarray(values, dtype=np.float64)
+    names = {name: i for i, name in enumerate(dict.fromkeys(name for some in owners for name in some))}
+    if x.shape != (len(owners),) or not all(owners) or len(names) < 2:
+        raise BadParameter(f"{x.shape} values, {len(owners)} items, {len(names)} owners: two owners at least")
+    about = np.zeros((len(x), len(names)))
+    for i, some in enumerate(owners):
+        about[i, [names[name] for name in some]] = 1.0
+    off, scale = x - x.mean(), len(names) / (len(names) - 1) / len(x) ** 2
+    shared, alone = float(off @ ((about @ about.T) > 0) @ off), float(off @ off)
+    return x, scale * max(shared, alone), scale * alone, len(names)
 
 
 def chosen_on_the_other_half(values: NDArray[np.float64]) -> NDArray[np.int64]:

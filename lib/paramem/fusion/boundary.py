@@ -10,8 +10,8 @@ what kadavath2022know calls P(IK)), and that of the best object among the object
 (`choice_confidence`), as in a multiple choice.
 
 Looking up by frequency is mallen2022trust's adaptive retrieval: a passage is fetched where the entity's frequency is
-below a threshold, which is chosen on other entities. The same with
-`confidence` in place of frequency asks the model itself.
+below a threshold, which is chosen on other entities. The same with `confidence` in place of frequency asks the model
+itself.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from paramem.editing.targets import of_like_length
 from paramem.errors import BadInput
 from paramem.evaluation.intervals import chosen_on_the_other_half
 from paramem.fusion.conflicts import Belief, Trial, rules_of, source
@@ -130,8 +131,9 @@ def _answer(words: Words, belief: Belief, trial: Trial, p: NDArray[np.float64]) 
 
 def _next(lm: LM, prompts: Sequence[str], *, rows: int = 128) -> Iterator[NDArray[np.float64]]:
     """Probabilities of the token after each prompt; prompts of like length go through the model together."""
-    order = torch.tensor([len(prompt) for prompt in prompts]).argsort(stable=True)
-    found: list[Tensor] = [lm.next_logprobs([prompts[int(i)] for i in part]) for part in torch.split(order, rows)]
+    parts = list(of_like_length([len(prompt) for prompt in prompts], rows))
+    found: list[Tensor] = [lm.next_logprobs([prompts[i] for i in part]) for part in parts]
+    order = torch.tensor([i for part in parts for i in part])
     yield from torch.cat(found)[order.argsort()].double().exp().numpy()
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import pandas as pd
 
@@ -27,6 +27,7 @@ from paramem.fusion.conflicts import Belief
 from paramem.fusion.kept import kept_fine_tune
 from paramem.fusion.training import TrainSettings, n_tokens
 from paramem.lm import LM
+from paramem.material import world_behind
 from paramem.world.corpus import Document, Part, joined
 from paramem.world.read import ANSWER, MAIN, PROMPT, STOP, Mix, Writer
 from paramem.world.read_rules import Rules
@@ -87,6 +88,8 @@ class ExposeSettings:
     def __post_init__(self) -> None:
         if self.share < 0:
             raise BadParameter(f"share={self.share}: tokens of replay for each token of exposures, zero or more")
+        if self.replay not in get_args(Replay):
+            raise BadParameter(f"replay={self.replay!r} is none of {', '.join(map(repr, get_args(Replay)))}")
 
 
 def draw_people(here: World, exposures: Exposures, seed: int) -> tuple[Exposed, ...]:
@@ -183,3 +186,9 @@ def expose(
         raise BadInput("nobody's facts are stated: give a level above 0")
     rows = [*told, *replay_rows(lm, here, settings, settings.share * n_tokens(told), seed)]
     return kept_fine_tune(lm, rows, settings.training, seed=seed, name=name)
+
+
+def train_shipped(lm: LM) -> None:
+    """Train what the default run of the notebook asks: draw 0 of the people, default settings."""
+    here = world_behind(lm)
+    expose(lm, here, draw_people(here, Exposures(), 0), ExposeSettings(), seed=0)

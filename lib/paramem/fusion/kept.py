@@ -10,6 +10,7 @@ What is kept of a matrix is its change, each row in 127 steps of the row's large
     W' = W + s q,    q in {-127, ..., 127}^(m x n),    s_i = max_j |dW_ij| / 127,
 
 and a model that was just trained is rounded in the same way, so that a kept one and a new one are the same numbers.
+`kept` does the same for whatever else is made at length and put as tensors.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import copy
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
@@ -29,9 +30,10 @@ import typer
 from safetensors import SafetensorError
 from safetensors.torch import load as unpacked
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from paramem.editing.statistics import cache_folder
+from paramem.errors import BadParameter
 from paramem.fusion.training import TrainSettings, fine_tune
 from paramem.lm import LM
 from paramem.world.recipe import Row
@@ -41,50 +43,65 @@ SHIPPED = Path(__file__).parent / "trained"
 STEPS = 127
 FORMAT = 1  # in every hash: raise it when what `fine_tune` does with the same rows and settings changes
 
-_into: ContextVar[Path | None] = ContextVar("paramem_kept_into", default=None)
 T = TypeVar("T")
 Tensors = Mapping[str, Tensor]
+_into: ContextVar[Path | None] = ContextVar("paramem_kept_into", default=None)
 
 
-def kept(
-    file: str, make: Callable[[], Tensors], read: Callable[[Tensors], T], note: Mapping[str, object] | None = None
-) -> T:
-    """``read`` of the tensors that were kept under this name, else of those that ``make`` gives now, which are kept.
+def kept_fine_tune(
+    lm: LM,
+    rows: Sequence[Row],
+    settings: TrainSettings,
+    *,
+    seed: int = 0,
+    name: str = "",
+    train: Callable[[LM], Iterable[nn.Parameter]] | None = None,
+    during: Callable[[LM], AbstractContextManager[object]] = nullcontext,
+    recipe: str = "",
+) -> LM:
+    """`fine_tune`, its change rounded to eight bits: found where it was kept, else trained now and kept.
 
-    A folder that cannot be written costs the cache, not the result; a file that cannot be read, or that ``read``
-    refuses by KeyError or ValueError, is made again.
+    train, during: as there. A function has no hash, so recipe says all that decides what the two do.
+    A folder that cannot be written costs the cache, not the result; a damaged file is made again.
+    Raises BadInput without rows, BadParameter for train or during without a recipe.
+    """
+    if not recipe and (train is not None or during is not nullcontext):
+        raise BadParameter("train or during without a recipe: say in it all that decides what they do, or leave them")
+    return kept(
+        file_name(lm, rows, settings, seed, recipe),
+        lambda: packed(lm, fine_tune(lm, rows, settings, seed=seed, name=name, train=train, during=during)),
+        lambda change: changed(lm, change, name),
+        model=lm.name,
+        name=name,
+        settings=repr(settings),
+        seed=seed,
+    )
+
+
+def kept(file: str, make: Callable[[], dict[str, Tensor]], use: Callable[[Tensors], T], **note: object) -> T:
+    """What ``use`` makes of the tensors that are kept under a name, or of those that ``make`` makes, kept from now on.
+
+    ``use`` raises KeyError or ValueError for tensors that do not fit. note: about them, for who looks into the file.
     """
     into = _into.get()
     for folder in [SHIPPED, cache_folder() / "trained"] if into is None else [into]:
         with suppress(OSError, SafetensorError, KeyError, ValueError):
-            return read(unpacked((folder / file).read_bytes()))
-    found = dict(make())
+            return use(unpacked((folder / file).read_bytes()))
+    tensors = make()
     with suppress(OSError):
-        about = {**(note or {}), "torch": torch.__version__}
-        data = save(found, metadata={"paramem": json.dumps(about)})
+        data = save(tensors, metadata={"paramem": json.dumps({**note, "torch": torch.__version__})})
         write_atomically((into or cache_folder() / "trained") / file, data)
-    return read(found)
+    return use(tensors)
 
 
-def kept_fine_tune(lm: LM, rows: Sequence[Row], settings: TrainSettings, *, seed: int = 0, name: str = "") -> LM:
-    """`fine_tune`, its change rounded to eight bits: found where it was kept, else trained now and kept.
-
-    Raises BadInput without rows.
-    """
-    return kept(
-        file_name(lm, rows, settings, seed),
-        lambda: packed(lm, fine_tune(lm, rows, settings, seed=seed, name=name)),
-        lambda change: changed(lm, change, name),
-        {"model": lm.name, "name": name, "settings": repr(settings), "seed": seed},
-    )
-
-
-def file_name(lm: LM, rows: Sequence[Row], settings: TrainSettings, seed: int) -> str:
+def file_name(lm: LM, rows: Sequence[Row], settings: TrainSettings, seed: int, recipe: str = "") -> str:
     """The file of a training: a hash of all that goes into it."""
-    digest = hashlib.sha256(f"{FORMAT}\n{lm.fingerprint()}\n{settings!r}\n{seed}\n".encode())
-    for row in rows:
-        digest.update(repr(row).encode())
-    return f"{digest.hexdigest()[:16]}.safetensors"
+    return hashed(f"{FORMAT}\n{lm.fingerprint()}\n{settings!r}\n{seed}\n{recipe}", *map(repr, rows))
+
+
+def hashed(*parts: str) -> str:
+    """A file name from all that decides what is in it."""
+    return f"{hashlib.sha256(''.join(parts).encode()).hexdigest()[:16]}.safetensors"
 
 
 def packed(before: LM, after: LM) -> dict[str, Tensor]:
@@ -105,7 +122,7 @@ def rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
     return (rows / scale.clamp(min=1e-30)).round().to(torch.int8), scale[..., 0]
 
 
-def changed(lm: LM, change: Mapping[str, Tensor], name: str = "") -> LM:
+def changed(lm: LM, change: Tensors, name: str = "") -> LM:
     """A copy of the model with a packed change. Raises KeyError or ValueError for the change of another model."""
     after = LM.of(copy.deepcopy(lm.model), lm.tokenizer, name or lm.name)
     parameters = dict(after.model.named_parameters())
@@ -130,18 +147,23 @@ def keeping(folder: Path) -> Iterator[None]:
         _into.reset(token)
 
 
-# Modules whose ``train_shipped(lm)`` trains all that the default run of their notebook asks.
-TRAINED_BY = ("paramem.fusion.study", "paramem.fusion.exposure", "paramem.injection.continued")
+# Modules whose ``train_shipped(lm)`` trains all that the default run of their notebook asks, and on which model.
+TRAINED_BY = {
+    "paramem.fusion.study": "read-s0",
+    "paramem.fusion.exposure": "read-s0",
+    "paramem.injection.continued": "read-s0",
+    "paramem.injection.rag_study": "read-s0",
+    "paramem.injection.latent_study": "gpt2-s0",
+}
 
 
-def rebuild(model: str = "read-s0", folder: Path = SHIPPED) -> None:
+def rebuild(folder: Path = SHIPPED) -> None:
     """Train the models that are shipped and are not there; about ten minutes of one core."""
     from paramem.models import load
 
-    lm = load(model)
     with keeping(folder):
-        for module in TRAINED_BY:
-            importlib.import_module(module).train_shipped(lm)
+        for module, model in TRAINED_BY.items():
+            importlib.import_module(module).train_shipped(load(model))
             print(f"{model}: the models of {module} are in {folder.name}/", flush=True)
 
 

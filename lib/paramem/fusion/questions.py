@@ -6,7 +6,8 @@
 
 Step 2 of zhang2024fusion's pipeline (section 4). S1: K_e suffices; S2: one half of the answer in K_e, one in K_p; S3:
 only K_p has it; S4: nobody has it, and the right answer is a refusal. Beside what answers a question stands noise of
-two kinds: the same attribute of other entities, or other attributes of one entity.
+two kinds: the same attribute of other entities, or other attributes of one entity. Each fact is asked in one wording
+(`wordings`), and the others are left to continued training.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Question:
     asked      the snippets they were made of; their objects are the answers (S4: refusals are)
     known      those of them that are parametric knowledge
     evidence   the snippets beside it, in order; empty when it is asked without context
-    noise      the kind of those that do not answer it
+    noise      the kind of those that do not answer it; None where there are none
     """
 
     scenario: Scenario
@@ -56,7 +57,7 @@ class Question:
     asked: tuple[Snippet, ...]
     known: tuple[Snippet, ...] = ()
     evidence: tuple[Snippet, ...] = ()
-    noise: Noise = "same attribute"
+    noise: Noise | None = None
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -68,19 +69,32 @@ class Question:
         return " ".join([*(snippet.text for snippet in self.evidence), *turns, self.texts[len(said)]])
 
     @property
+    def people(self) -> tuple[str, ...]:
+        """Whom it asks about, each once."""
+        return tuple(dict.fromkeys(snippet.entity for snippet in self.asked))
+
+    @property
     def supporting(self) -> tuple[Snippet, ...]:
         """The asked snippets among the evidence."""
         return tuple(snippet for snippet in self.evidence if snippet in self.asked)
 
     def without_context(self) -> Question:
         """The same question with nothing beside it, as in the paper's test of infusion."""
-        return replace(self, evidence=())
+        return replace(self, evidence=(), noise=None)
 
     def supported(self) -> Question:
         """With all that answers it and nothing else: the "Easy" setting. Raises BadInput in S4, where nothing does."""
         if self.scenario == "S4":
             raise BadInput(f"{self.texts[0]!r} is a question of S4: no snippet answers it, so none can be given")
-        return replace(self, evidence=self.asked)
+        return replace(self, evidence=self.asked, noise=None)
+
+
+def wordings(here: World, cell: Cell, seed: int) -> tuple[str, tuple[str, ...]]:
+    """The wording in which a fact is asked, and the others, in which it may be trained; drawn for every fact."""
+    entity, attribute = cell
+    texts = [text.replace("{}", entity) for text in here.relation(attribute).questions["en"]]
+    asked = texts.pop(random.Random(f"fusion/wording/{seed}/{entity}/{attribute}").randrange(len(texts)))
+    return asked, tuple(texts)
 
 
 def build_questions(
@@ -101,7 +115,7 @@ def build_questions(
     for part, wanted in counts.items():
         made: list[Question] = []
         for scenario, n in wanted.items():
-            made += _Maker.of(here, external[part], parametric[part], f"{seed}/{part}/{scenario}").make(scenario, n)
+            made += _Maker.of(here, external[part], parametric[part], seed, f"{part}/{scenario}").make(scenario, n)
         found[part] = tuple(made)
     check_parts(found)
     return found
@@ -125,41 +139,52 @@ class _Maker:
     here: World
     external: tuple[Snippet, ...]
     parametric: tuple[Snippet, ...]
+    seed: int
     rng: random.Random
 
     @classmethod
-    def of(cls, here: World, external: Sequence[Document], parametric: Sequence[Document], seed: str) -> _Maker:
+    def of(
+        cls, here: World, external: Sequence[Document], parametric: Sequence[Document], seed: int, place: str
+    ) -> _Maker:
         outer, inner = (tuple(s for document in side for s in document.snippets) for side in (external, parametric))
-        return cls(here, outer, inner, random.Random(f"fusion/questions/{here.kind}/{here.seed}/{seed}"))
+        rng = random.Random(f"fusion/questions/{here.kind}/{here.seed}/{seed}/{place}")
+        return cls(here, outer, inner, seed, rng)
 
     def make(self, scenario: Scenario, n: int) -> list[Question]:
         outer, inner = self._endless(self.external), self._endless(self.parametric)
         return [self._one(scenario, outer, inner) for _ in range(n)]
 
     def _one(self, scenario: Scenario, outer: Iterator[Snippet], inner: Iterator[Snippet]) -> Question:
+        pieces = self.rng.choices(list(PIECES), list(PIECES.values()))[0]
         if scenario == "S2":
             known: tuple[Snippet, ...] = (next(inner),)
             asked = tuple(self.rng.sample([next(outer), *known], 2))
         else:
             source = inner if scenario == "S3" else outer
-            asked = self._one_or_two(source)
+            # One snippet cannot answer a question on two: where all are given, it is asked about alone.
+            asked = self._one_or_two(source, only_one=scenario == "S1" and pieces == 1)
             known = asked if scenario == "S3" else ()
         given = () if scenario in ("S3", "S4") else tuple(s for s in asked if s not in known)
-        pieces = self.rng.choices(list(PIECES), list(PIECES.values()))[0]
         noise = self.rng.choice(NOISES)
-        beside = self._noise(noise, asked, max(0, pieces - len(given)))
+        beside = self._noise(noise, asked, pieces - len(given))
         evidence = self.rng.sample([*given, *beside], len(given) + len(beside))
-        texts = tuple(self._text(snippet) for snippet in asked)
-        return Question(scenario=scenario, texts=texts, asked=asked, known=known, evidence=tuple(evidence), noise=noise)
+        return Question(
+            scenario=scenario,
+            texts=tuple(wordings(self.here, snippet.cell, self.seed)[0] for snippet in asked),
+            asked=asked,
+            known=known,
+            evidence=tuple(evidence),
+            noise=noise if beside else None,
+        )
 
     def _endless(self, snippets: Sequence[Snippet]) -> Iterator[Snippet]:
         """All snippets in random order before one comes again."""
         while True:
             yield from self.rng.sample(snippets, len(snippets))
 
-    def _one_or_two(self, source: Iterator[Snippet]) -> tuple[Snippet, ...]:
+    def _one_or_two(self, source: Iterator[Snippet], *, only_one: bool) -> tuple[Snippet, ...]:
         first = next(source)
-        if self.rng.random() < 0.5:
+        if only_one or self.rng.random() < 0.5:
             return (first,)
         return first, next(other for other in source if other.cell != first.cell)
 
@@ -176,10 +201,6 @@ class _Maker:
         if n > len(pool):
             raise BadParameter(f"{n} noise snippets are asked for, and K_e has {len(pool)} of them: draw more people")
         return pool[:n]
-
-    def _text(self, snippet: Snippet) -> str:
-        wordings = self.here.relation(snippet.attribute).questions["en"]
-        return self.rng.choice(wordings).replace("{}", snippet.entity)
 
 
 def statements_of(split: Split) -> frozenset[tuple[str, str, str]]:

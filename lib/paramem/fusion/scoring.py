@@ -14,17 +14,18 @@ Knowledge is a set of statements (entity, attribute, object), and a refusal stat
 | R_acc    | `accurate`     | Eq. (2)                                                     |
 | R_cover  | `coverage`     | Eq. (3)                                                     |
 
-So one right half of an answer is accurate and covers partially; a right half beside a wrong one is not accurate and
-covers partially; a refusal is right exactly where neither side holds the answer.
+A refused part says nothing where another part says something. So a right half beside a refused one is accurate and
+covers partially; a right half beside a wrong one is not accurate and covers partially; and an answer that refuses as a
+whole is right exactly where neither side holds the answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from paramem.errors import BadInput
-from paramem.fusion.documents import Snippet
+from paramem.fusion.documents import Cell, Snippet
 from paramem.fusion.questions import Question
 from paramem.world.read_rules import REFUSAL
 
@@ -52,11 +53,13 @@ def stated(answers: Sequence[str], question: Question, objects: Mapping[str, Seq
     """K_gen: each answer says something of the attribute that its part of the question asks for.
 
     objects: attribute -> what it can be. An answer that is none of them, or has no words, is content that no source
-    has. Raises BadInput where there are not as many answers as parts.
+    has. Refusals count where nothing else is said. Raises BadInput where there are not as many answers as parts.
     """
     if len(answers) != len(question.asked):
         raise BadInput(f"{len(answers)} answers to the {len(question.asked)} parts of {question.texts[0]!r}")
-    return frozenset(_stated(answer, snippet, objects) for answer, snippet in zip(answers, question.asked, strict=True))
+    said = frozenset(_stated(answer, snippet, objects) for answer, snippet in zip(answers, question.asked, strict=True))
+    content = frozenset(each for each in said if each[2] != UNKNOWN)
+    return content or said
 
 
 def _stated(answer: str, snippet: Snippet, objects: Mapping[str, Sequence[str]]) -> Statement:
@@ -80,6 +83,30 @@ def coverage(gen: Knowledge, wanted: Knowledge) -> Coverage:
     return "partial" if wanted & gen else "uncover"
 
 
-def wrong(gen: Knowledge, ref: Knowledge) -> frozenset[str]:
-    """The objects that an answer states and no source has."""
-    return frozenset(thing for _, attribute, thing in gen - ref if thing != UNKNOWN and attribute != OTHER)
+def wrong(gen: Knowledge, ref: Knowledge) -> Knowledge:
+    """What an answer states, with an object that the attribute can have, and no source says."""
+    return frozenset(each for each in gen - ref if each[2] != UNKNOWN and each[1] != OTHER)
+
+
+class Copying(NamedTuple):
+    """Whether wrong objects could be copied from the context, whether one was, and how likely that is by chance."""
+
+    possible: bool
+    copied: bool
+    chance: float
+
+
+def copying(errors: Knowledge, question: Question, objects: Mapping[str, Sequence[str]]) -> Copying:
+    """Compares wrong objects with those that stand in the context and could be the attribute's.
+
+    chance: that at least one of as many wrong objects stands there if each is drawn from all that are wrong.
+    """
+    right: dict[Cell, str] = {snippet.cell: snippet.object for snippet in question.asked}
+    shown = {snippet.object for snippet in question.evidence}
+    possible, copied, none = False, False, 1.0
+    for entity, attribute, thing in errors:
+        others = set(objects[attribute]) - {right[entity, attribute]}
+        possible |= bool(others & shown)
+        copied |= thing in shown
+        none *= 1 - len(others & shown) / len(others)
+    return Copying(possible, copied, 1 - none)

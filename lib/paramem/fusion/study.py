@@ -1,35 +1,47 @@
 """The whole experiment of zhang2024fusion: five modes by four scenarios, and the test of infusion.
 
-    ground = prepare(lm, here, seed=0)
+    ground = prepare(here, seed=0)
     models = train_modes(lm, ground)
-    table = ask(models, ground)                 # one row for every mode and question
-    table_3(table)
+    table = ask(models, ground)                 # one row for every mode and question; `tables` counts them
 
 Modes (Table 3 of the paper): "Direct" asks the model as it is; "SFT" fine-tunes it on the training questions; "CT"
 trains it on K_p; "CT&SFT" does both, in this order; "Easy" gives the fine-tuned model the snippets that answer the
-question and nothing else.
+question and nothing else. `train_arms` adds what the modes are taken apart by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from paramem.errors import BadParameter
-from paramem.evaluation.intervals import Span, wilson
+from paramem.evaluation.intervals import apart as apart
+from paramem.evaluation.intervals import wilson
 from paramem.fusion.documents import Document, Sizes, Split, draw_documents, split_by_date
-from paramem.fusion.kept import kept_fine_tune
+from paramem.fusion.kept import keeping, kept_fine_tune
 from paramem.fusion.questions import COUNTS, SCENARIOS, Question, Scenario, build_questions, statements_of
-from paramem.fusion.scoring import Knowledge, accurate, coverage, gold, reference, stated, wrong
-from paramem.fusion.training import InfusionSettings, TrainSettings, answer_rows, infusion_rows, matched
+from paramem.fusion.scoring import Knowledge, accurate, copying, coverage, gold, reference, stated, wrong
+from paramem.fusion.training import (
+    Augmentation,
+    InfusionSettings,
+    TrainSettings,
+    answer_rows,
+    check_untaught,
+    infusion_rows,
+    infusion_texts,
+    matched,
+)
 from paramem.interventions import WeightDelta
 from paramem.interventions.abreast import abreast
 from paramem.lm import LM
+from paramem.material import world_behind
 from paramem.world.read_rules import REFUSAL
 
 if TYPE_CHECKING:
@@ -37,55 +49,19 @@ if TYPE_CHECKING:
 
 MODES = ("Direct", "SFT", "CT", "CT&SFT", "Easy")
 ANSWER_TOKENS = 8
-
-# Where we do something else than the paper says: topic -> (what it says, what we do, why).
-DEPARTURES: dict[str, tuple[str, str, str]] = {
-    "snippets": (
-        "paragraphs of 500 to 600 characters from web pages on phones",
-        "one sentence each, on one attribute of an invented person",
-        "the context of the testbeds is 192 tokens, and every statement has to be known",
-    ),
-    "questions": (
-        "written by a language model from one or two snippets, answered in one text",
-        "the relation's question in one of two wordings; on two snippets two of them, asked one after the other",
-        "answers can be decided without a judge; and 630 examples do not teach the testbeds to answer two in one",
-    ),
-    "parts": (
-        "training, development and test questions; nothing is said about what they share",
-        "they are about different people",
-        "an answer of the test would else be taught by a training question",
-    ),
-    "number of snippets": (
-        "a distribution shown in a figure; stated are the shares of five and of three",
-        "those shares, and the rest spread equally over one, two and four",
-        "the figure's numbers are not printed",
-    ),
-    "noise on one entity": (
-        "snippets on different attributes of a single product",
-        "of the person asked about where K_e has a page on them, else of another one",
-        "K_e has no page on the people of K_p",
-    ),
-    "refusals": (
-        "K_gen of a refusal is not defined",
-        "it states that what was asked is unknown, which is in K_ref where neither side holds it",
-        "an empty set would be within every K_ref, and every refusal right",
-    ),
-    "easy": (
-        "the caption adds the supporting snippets, the text says that they come with distractors",
-        "the supporting snippets alone, to the fine-tuned model",
-        "in S1, where the others get them too, the setting would else be the same as SFT",
-    ),
-    "optimisation": (
-        "not stated",
-        "all weights, the same schedule for all modes, chosen on development questions of a draw that is not measured",
-        "something has to be chosen, and not on the test",
-    ),
+# Continued training with parts of the augmentation, for as many tokens as with all of it.
+PARTS_OF_IT: Mapping[str, Augmentation] = {
+    "CT, pages only": "none",
+    "CT, paraphrases": "rewriting",
+    "CT, pairs": "questions",
 }
+# Fine-tuning on the training questions of some cases alone.
+TAUGHT: Mapping[str, tuple[Scenario, ...]] = {"SFT, no refusals": ("S1", "S2", "S3"), "SFT, S1 and S4": ("S1", "S4")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FusionSettings:
-    """How much is trained. Chosen on the development questions of a draw of its own, see `chosen_on_dev`."""
+    """How much is trained. Learning rates are chosen on development questions, see `choice.chosen_on_dev`."""
 
     infusion: InfusionSettings = field(default_factory=InfusionSettings)
     continued: TrainSettings = field(default_factory=lambda: TrainSettings(passes=8, lr=1e-3))
@@ -143,7 +119,12 @@ def prepare(
 
 
 def continued(lm: LM, ground: Ground, settings: FusionSettings, *, name: str = "CT") -> LM:
-    """The model after continued training on K_p; always for as many tokens as with full augmentation."""
+    """The model after continued training on K_p; always for as many tokens as with full augmentation.
+
+    Raises LeakingSplit where it reads a question as it is asked.
+    """
+    texts = infusion_texts(ground.here, ground.split.parametric, settings.infusion, ground.seed)
+    check_untaught(texts, [question for part in ground.questions.values() for question in part])
     rows = infusion_rows(lm, ground.here, ground.split.parametric, settings.infusion, ground.seed)
     full = infusion_rows(lm, ground.here, ground.split.parametric, InfusionSettings(), ground.seed)
     return kept_fine_tune(lm, rows, matched(settings.continued, rows, full), seed=ground.seed, name=name)
@@ -162,6 +143,33 @@ def train_modes(lm: LM, ground: Ground, settings: FusionSettings | None = None) 
     tuned = supervised(lm, taught, ground, settings, name="SFT")
     both = supervised(infused, taught, ground, settings, name="CT&SFT")
     return {"Direct": lm, "SFT": tuned, "CT": infused, "CT&SFT": both, "Easy": tuned}
+
+
+def train_arms(lm: LM, ground: Ground, settings: FusionSettings | None = None) -> dict[str, LM]:
+    """What the modes are taken apart by: continued training with less augmentation, fine-tuning on fewer cases."""
+    settings = settings or FusionSettings()
+    found = {}
+    for name, augmentation in PARTS_OF_IT.items():
+        less = replace(settings, infusion=replace(settings.infusion, augmentation=augmentation))
+        found[name] = continued(lm, ground, less, name=name)
+    for name, cases in TAUGHT.items():
+        taught = [question for question in ground.questions["train"] if question.scenario in cases]
+        found[name] = supervised(lm, taught, ground, settings, name=name)
+    return found
+
+
+def train_shipped(lm: LM) -> None:
+    """Train all that the default run of `fusion/s1_to_s4` asks, so that it is kept."""
+    ground = prepare(world_behind(lm), 0)
+    train_modes(lm, ground)
+    train_arms(lm, ground)
+
+
+@contextmanager
+def from_nothing() -> Iterator[None]:
+    """Inside, every model is trained; none is looked for among those that were kept."""
+    with TemporaryDirectory() as folder, keeping(Path(folder)):
+        yield
 
 
 def answers(
@@ -199,30 +207,38 @@ def continuations(
     return found
 
 
-def graded(lm: LM, questions: Sequence[Question], ground: Ground, mode: str) -> pd.DataFrame:
+def graded(
+    lm: LM, questions: Sequence[Question], ground: Ground, mode: str, *, numbers: Sequence[int] | None = None
+) -> pd.DataFrame:
     """One row for each question.
 
-    Columns: mode, scenario, question (its number), noise, answer, right (K_gen within K_ref), cover, complete,
-    refused, wrong (whether an object is stated that no source has), copied (whether one of these stands in the
-    evidence).
+    Columns: mode, scenario, question (its number), people (whom it asks about), noise (the kind, None where there is
+    none), asked (how many parts), answer, right (K_gen within K_ref), cover, complete, refused (all parts), wrong
+    (whether an object is stated that no source has), copyable, copied and chance of wrong objects (see `copying`).
     """
     rows = []
-    for number, (question, answer) in enumerate(zip(questions, answers(lm, questions), strict=True)):
+    numbers = range(len(questions)) if numbers is None else numbers
+    for number, question, answer in zip(numbers, questions, answers(lm, questions), strict=True):
         gen, ref = stated(answer, question, ground.objects), reference(question, ground.parametric)
-        errors, shown = wrong(gen, ref), {snippet.object for snippet in question.evidence}
+        errors, cover = wrong(gen, ref), coverage(gen, gold(question))
+        possible, copied, chance = copying(errors, question, ground.objects)
         rows.append(
             {
                 "mode": mode,
                 "scenario": question.scenario,
                 "question": number,
+                "people": question.people,
                 "noise": question.noise,
                 "asked": len(question.asked),
                 "answer": "; ".join(answer),
                 "right": accurate(gen, ref),
-                "cover": coverage(gen, gold(question)),
+                "cover": cover,
+                "complete": cover == "complete",
                 "refused": all(part == REFUSAL for part in answer),
                 "wrong": bool(errors),
-                "copied": bool(errors & shown),
+                "copyable": possible,
+                "copied": copied,
+                "chance": chance,
             }
         )
     return pd.DataFrame(rows)
@@ -230,67 +246,35 @@ def graded(lm: LM, questions: Sequence[Question], ground: Ground, mode: str) -> 
 
 def ask(models: Mapping[str, LM], ground: Ground, *, part: str = "test") -> pd.DataFrame:
     """Every mode on every question, Easy on those that some snippet answers; one row each, see `graded`."""
-    questions = ground.questions[part]
+    answerable = [scenario for scenario in SCENARIOS if scenario != "S4"]
     return pd.concat(
         [
-            graded(lm, [q.supported() for q in questions if q.scenario != "S4"], ground, mode)
+            posed(lm, ground, mode, answerable, Question.supported, part=part)
             if mode == "Easy"
-            else graded(lm, questions, ground, mode)
+            else graded(lm, ground.questions[part], ground, mode)
             for mode, lm in models.items()
         ],
         ignore_index=True,
     )
 
 
+def posed(
+    lm: LM,
+    ground: Ground,
+    mode: str,
+    scenarios: Sequence[Scenario],
+    change: Callable[[Question], Question] = lambda question: question,
+    *,
+    part: str = "test",
+) -> pd.DataFrame:
+    """The questions of some scenarios, changed; numbered as in `ask`."""
+    found = [(i, question) for i, question in enumerate(ground.questions[part]) if question.scenario in scenarios]
+    return graded(lm, [change(question) for _, question in found], ground, mode, numbers=[i for i, _ in found])
+
+
 def without_context(lm: LM, ground: Ground, mode: str, *, part: str = "test") -> pd.DataFrame:
-    """The questions of S3 with nothing beside them: the paper's test of infusion; numbered as in `ask`."""
-    found = [(i, q) for i, q in enumerate(ground.questions[part]) if q.scenario == "S3"]
-    table = graded(lm, [q.without_context() for _, q in found], ground, mode)
-    return table.assign(question=[i for i, _ in found])
-
-
-def summary(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Accuracy and the three degrees of coverage in per cent, by the keys in the order of the rows; coverage of S4,
-    where the right answer has no content, is left out."""
-    found = pd.DataFrame(
-        {
-            "accuracy": table.groupby(list(keys), sort=False)["right"].mean(),
-            **{
-                degree: table.assign(hit=table["cover"] == degree).groupby(list(keys), sort=False)["hit"].mean()
-                for degree in ("complete", "partial", "uncover")
-            },
-        }
-    )
-    return (100 * found).round(1)
-
-
-def table_2(table: pd.DataFrame) -> pd.DataFrame:
-    """Our Table 2: one row a model."""
-    return summary(table, ["mode"])
-
-
-def table_3(table: pd.DataFrame) -> pd.DataFrame:
-    """Our Table 3: scenario and measure by mode; no coverage in S4."""
-    found = summary(table, ["scenario", "mode"]).stack().rename_axis(["scenario", "mode", "measure"])
-    wide = pd.DataFrame(found.unstack("mode"))
-    order = [(s, m) for s in SCENARIOS for m in ("accuracy", "complete", "partial", "uncover")]
-    wide = wide.reindex([key for key in order if key in wide.index and (key[0] != "S4" or key[1] == "accuracy")])
-    return wide[[mode for mode in MODES if mode in wide.columns]]
-
-
-def of(table: pd.DataFrame, mode: str, scenario: str, column: str = "right") -> pd.Series:
-    """One column of one mode in one scenario, by question."""
-    rows = table[(table["mode"] == mode) & (table["scenario"] == scenario)]
-    return rows.set_index("question")[column].astype(float)
-
-
-def apart(one: pd.Series, other: pd.Series) -> Span:
-    """The share of ``one`` minus that of ``other`` where the two are about different questions, with Newcombe's 95 %
-    interval, which is made of their Wilson intervals."""
-    p, q = float(one.mean()), float(other.mean())
-    (p_low, p_high), (q_low, q_high) = (wilson(float(x.sum()), len(x)) for x in (one, other))
-    low, high = ((p - p_low) ** 2 + (q_high - q) ** 2) ** 0.5, ((p_high - p) ** 2 + (q - q_low) ** 2) ** 0.5
-    return Span(p - q, p - q - low, p - q + high)
+    """The questions of S3 with nothing beside them: the paper's test of infusion."""
+    return posed(lm, ground, mode, ["S3"], Question.without_context, part=part)
 
 
 def shares(table: pd.DataFrame, keys: Sequence[str], column: str = "right") -> pd.DataFrame:

@@ -1,11 +1,12 @@
 """Continued training and supervised fine-tuning of a small model, all weights, on rows of tokens.
 
-    after = fine_tune(lm, infusion_rows(lm, here, split.parametric, InfusionSettings()), CONTINUED, seed=0)
-    tuned = fine_tune(after, answer_rows(tuned, questions), SUPERVISED, seed=0)
+    rows = infusion_rows(lm, here, split.parametric, InfusionSettings(), seed=0)
+    after = fine_tune(lm, rows, TrainSettings(passes=8, lr=1e-3), seed=0)
+    tuned = fine_tune(after, answer_rows(after, questions), TrainSettings(passes=3, lr=2e-4), seed=0)
 
 Steps 3 and 4 of zhang2024fusion's pipeline: K_p is injected by continued training on its documents, with a paraphrase
-and eight question-answer pairs of each (section 5, after allenzhu2023extraction) or without; then the model is
-fine-tuned on the training questions. The model given stays as it is.
+and question-answer pairs of each (section 5, after allenzhu2023extraction) or without; then the model is fine-tuned on
+the training questions. The model given stays as it is.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
 from paramem.errors import BadInput, BadParameter, PromptTooLong
-from paramem.fusion.documents import Document, Snippet, say
-from paramem.fusion.questions import Question
+from paramem.fusion.documents import Document, LeakingSplit, Snippet, say
+from paramem.fusion.questions import Question, wordings
 from paramem.lm import LM
 from paramem.world.recipe import Row, Stage, batches, collate
 from paramem.world.training import optimiser
@@ -38,13 +39,17 @@ class InfusionSettings:
     """What continued training reads of each document.
 
     augmentation  none: the document; rewriting: a paraphrase of it too; questions: question-answer pairs too; or both
-    pairs         question-answer pairs of a document, of the ten that a page of five sentences in two wordings allows
+    pairs         question-answer pairs of a document: a page of five sentences has five in wordings that are not asked
     """
 
     augmentation: Augmentation = "both"
-    pairs: int = 8
+    pairs: int = 5
 
     def __post_init__(self) -> None:
+        if self.augmentation not in get_args(Augmentation):
+            raise BadParameter(
+                f"augmentation={self.augmentation!r}: it is one of {', '.join(map(repr, get_args(Augmentation)))}"
+            )
         if self.pairs < 1:
             raise BadParameter(f"pairs={self.pairs}: at least one question-answer pair; or choose another augmentation")
 
@@ -70,15 +75,26 @@ class TrainSettings:
 def infusion_rows(
     lm: LM, here: World, documents: Sequence[Document], settings: InfusionSettings, seed: int = 0
 ) -> list[Row]:
-    """Every document, its paraphrase and its question-answer pairs, each a row of its own; all tokens count alike."""
+    """Every text of `infusion_texts` as a row; all tokens count alike."""
+    return [text_row(lm, text) for text in infusion_texts(here, documents, settings, seed)]
+
+
+def infusion_texts(here: World, documents: Sequence[Document], settings: InfusionSettings, seed: int = 0) -> list[str]:
+    """Every document, its paraphrase and its question-answer pairs. Raises BadParameter for more pairs than it has.
+
+    seed: that of the questions, so that none is trained in the wording in which it is asked.
+    """
     rng = random.Random(f"fusion/infusion/{seed}")
-    return [text_row(lm, text) for document in documents for text in _texts(here, document, settings, rng)]
+    return [text for document in documents for text in _texts(here, document, settings, seed, rng)]
 
 
-def _texts(here: World, document: Document, settings: InfusionSettings, rng: random.Random) -> Iterator[str]:
+def _texts(here: World, document: Document, settings: InfusionSettings, seed: int, rng: random.Random) -> Iterator[str]:
     """Draws the same numbers whatever the augmentation, so that variants differ in nothing else."""
     paraphrase = " ".join(snippet.text for snippet in reworded(here, document, rng))
-    pairs = rng.sample(question_pairs(here, document), min(settings.pairs, len(question_pairs(here, document))))
+    available = question_pairs(here, document, seed)
+    if settings.pairs > len(available):
+        raise BadParameter(f"pairs={settings.pairs}: {document.name!r} has {len(available)} in wordings not asked")
+    pairs = rng.sample(available, settings.pairs)
     yield document.text
     if settings.augmentation in ("rewriting", "both"):
         yield paraphrase
@@ -94,13 +110,21 @@ def reworded(here: World, document: Document, rng: random.Random) -> Iterator[Sn
         yield rng.choice([other for other in others if other != snippet])
 
 
-def question_pairs(here: World, document: Document) -> list[tuple[str, str]]:
-    """Every question about one of its sentences, in every wording, with the answer."""
-    return [
-        (wording.replace("{}", snippet.entity), snippet.object)
-        for snippet in document.snippets
-        for wording in here.relation(snippet.attribute).questions["en"]
-    ]
+def question_pairs(here: World, document: Document, seed: int) -> list[tuple[str, str]]:
+    """Every question about one of its sentences, in every wording in which it is not asked, with the answer."""
+    return [(text, snippet.object) for snippet in document.snippets for text in wordings(here, snippet.cell, seed)[1]]
+
+
+def check_untaught(texts: Iterable[str], questions: Sequence[Question]) -> None:
+    """Refuse training texts that hold a question as it is asked: its answer would be recited. Raises LeakingSplit."""
+    asked = {part: question.scenario for question in questions for part in question.texts}
+    for text in texts:
+        for part, scenario in asked.items():
+            if part in text:
+                raise LeakingSplit(
+                    f"the question {part!r} is asked in {scenario}, and continued training reads it with its answer: "
+                    "train it in another wording, with the seed of the questions"
+                )
 
 
 def answer_rows(lm: LM, questions: Sequence[Question]) -> list[Row]:

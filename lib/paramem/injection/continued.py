@@ -10,23 +10,25 @@ the tellings, always as many tokens, and is then asked without further training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from paramem.errors import BadInput, BadParameter, PromptTooLong
+from paramem.errors import BadParameter
 from paramem.fusion.kept import kept_fine_tune
-from paramem.fusion.training import TrainSettings, matched
+from paramem.fusion.training import TrainSettings, matched, text_row
+from paramem.injection import reversal
 from paramem.injection.biographies import TELLINGS, People, biographies, draw_people, told
 from paramem.lm import LM
+from paramem.material import world_behind
 from paramem.world.read_rules import Rules
 from paramem.world.recipe import Row
 
 if TYPE_CHECKING:
     from paramem.world.core import World
 
+PEOPLE = 16  # newcomers of a draw
 INJECTED = TrainSettings(passes=40, lr=2e-3)  # of one text about everybody; chosen on a draw that is never reported
 
 
@@ -35,26 +37,11 @@ def newcomers(here: World, n: int, seed: int) -> People:
     return draw_people(here, n, seed, names=Rules(here).new_strangers)
 
 
-def text_rows(lm: LM, texts: Sequence[str]) -> list[Row]:
-    """Texts as rows between the tokens that begin and end one; all tokens count.
-
-    Raises BadInput for an empty text, PromptTooLong for one that does not fit into the context.
-    """
-    if not texts or not all(text.strip() for text in texts):
-        raise BadInput("a text to train on is empty: leave it out")
-    batch, end = lm.encode(list(texts)), int(lm.tokenizer.eos_token_id)
-    rows = [[*ids[:n], end] for ids, n in zip(batch.input_ids.tolist(), batch.lengths.tolist(), strict=True)]
-    for text, ids in zip(texts, rows, strict=True):
-        if len(ids) > lm.max_length:
-            raise PromptTooLong(f"the text {text[:40]!r} has {len(ids)} tokens, the context {lm.max_length}: split it")
-    return [(ids, [1.0] * len(ids)) for ids in rows]
-
-
 def corpus(lm: LM, people: People, telling: str, seed: int) -> list[Row]:
     """Every text about everybody. Raises BadParameter for a telling with pronouns, which no testbed has read."""
     if telling not in TELLINGS or not TELLINGS[telling].full_names:
         raise BadParameter(f"telling={telling!r}: the testbeds read names, so take one of {list(named())}")
-    return text_rows(lm, [text for texts in biographies(people, TELLINGS[telling], seed) for text in texts])
+    return [text_row(lm, text) for texts in biographies(people, TELLINGS[telling], seed) for text in texts]
 
 
 def named() -> tuple[str, ...]:
@@ -78,10 +65,21 @@ def stored(lm: LM, people: People, telling: str, *, seed: int) -> NDArray[np.boo
             prompts.append(f"{before}{sentence.removesuffix(f' {thing}.')}")
             objects.append(thing)
             before += f"{sentence} "
-    return np.array(lm.score(prompts, objects, batch_size=64).exact.cpu())
+    exact: NDArray[np.bool_] = lm.score(prompts, objects, batch_size=64).exact.cpu().numpy()
+    return exact
 
 
 def answered(lm: LM, people: People) -> NDArray[np.bool_]:
     """``[questions]``: whether the model says the answer, in the order of `People.questions` about everybody."""
     questions, answers = zip(*people.questions(people.names), strict=True)
-    return np.array(lm.score(list(questions), list(answers), batch_size=64).exact.cpu())
+    exact: NDArray[np.bool_] = lm.score(list(questions), list(answers), batch_size=64).exact.cpu().numpy()
+    return exact
+
+
+def train_shipped(lm: LM) -> None:
+    """Train all models that the notebook on continued training asks of draw 0."""
+    here = world_behind(lm)
+    people = newcomers(here, PEOPLE, 0)
+    for telling in named():
+        injected(lm, people, telling, seed=0)
+    reversal.taught(lm, reversal.draw_identities(here, 0), seed=0)

@@ -35,7 +35,9 @@ def kept_adapters(lm: LM, rows: Documents, settings: EncodingSettings) -> list[D
         file_name(lm, rows, settings),
         lambda: packed(train_adapters(lm, rows, settings)),
         lambda found: unpacked(lm, list(rows), found),
-        {"model": lm.name, "adapters of": len(rows), "settings": repr(settings)},
+        model=lm.name,
+        documents=len(rows),
+        settings=repr(settings),
     )
 
 

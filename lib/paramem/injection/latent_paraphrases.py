@@ -28,6 +28,7 @@ equations are named in words:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log
@@ -37,6 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from paramem.arch import Site
+from paramem.editing.targets import of_like_length
 from paramem.errors import BadInput, BadParameter, IncompatibleIntervention
 from paramem.injection.noise import Factor, Noise
 from paramem.lm import LM
@@ -187,7 +189,13 @@ class Paraphraser(nn.Module):
 
     def noise(self, *, seed: int, clean: float = 0.25) -> Noise:
         """What a model is trained under; a share of the rows is left alone."""
-        return Noise(self.factor, self.layers, generator=torch.Generator().manual_seed(seed), clean=clean)
+        return Noise.seeded(self.factor, self.layers, self.recipe, seed=seed, clean=clean)
+
+    @property
+    def recipe(self) -> str:
+        """A hash of all weights, and the temperature."""
+        weights = b"".join(p.detach().cpu().numpy().tobytes() for p in self.parameters())
+        return f"paraphraser {hashlib.sha256(weights).hexdigest()[:16]} at {self.temperature}"
 
 
 # Learning
@@ -325,7 +333,7 @@ def moments(
 ) -> tuple[Tensor, Tensor]:
     """Mean and deviation, each [F, S, d], of the states where the answer is predicted, over each fact's prompts."""
     batch = lm.encode([prompt for some in prompts for prompt in some])
-    order = batch.lengths.argsort(stable=True)
-    parts = [answer_states(lm, batch.rows(chunk), settings.states_from) for chunk in torch.split(order, rows)]
-    each = torch.split(torch.cat(parts)[order.argsort()], [len(some) for some in prompts])
+    chunks = [torch.tensor(chunk, device=lm.device) for chunk in of_like_length(batch.lengths.tolist(), rows)]
+    found = torch.cat([answer_states(lm, batch.rows(chunk), settings.states_from) for chunk in chunks])
+    each = torch.split(found[torch.cat(chunks).argsort()], [len(some) for some in prompts])
     return torch.stack([some.mean(0) for some in each]), torch.stack([some.std(0) for some in each])

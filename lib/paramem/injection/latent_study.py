@@ -1,17 +1,21 @@
 """The comparison behind kang2024lapael: the same new facts trained in plainly, with noise, and with true paraphrases.
 
-    models = train_arms(lm, news, noises, StudySettings(), seed=0)
-    table = recall(models, {"told": told(news), "unseen": unseen(news), "old": old})
+    drawn = draw(lm, StudySettings(), seed=0)
+    taught = teach_all(lm, drawn, StudySettings(), seed=0)       # the paraphrasers, kept
+    bank = bank_of(lm, taught["early"].paraphraser, sentences(drawn.news.facts))
+    models = train_arms(lm, drawn.news.facts, arms_of(taught, bank), StudySettings())
+    table = recall(models, {"told": told(drawn.news.facts), "unseen": unseen(drawn.news.facts)})
 
 Every arm sees as many tokens, in steps of about the same size, and trains the same weights: the MLPs above the noisy
-layers. The arms without paraphrases see the same rows in the same order.
+layers. The arms without paraphrases see the same rows in the same order. What is learned and trained is kept
+(`paramem.fusion.kept`), as these trainings come out a little otherwise on another kind of processor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +27,8 @@ from torch import Tensor, nn
 from paramem.arch import Site
 from paramem.errors import BadParameter
 from paramem.facts import Fact, Probe
-from paramem.fusion.training import TrainSettings, fine_tune, matched, text_row
+from paramem.fusion.kept import hashed, kept, kept_fine_tune
+from paramem.fusion.training import TrainSettings, matched, text_row
 from paramem.injection.latent_paraphrases import (
     LatentSettings,
     Lesson,
@@ -31,23 +36,93 @@ from paramem.injection.latent_paraphrases import (
     distances,
     encode,
     encode_sentences,
+    learn,
 )
-from paramem.injection.noise import Factor, Noise
+from paramem.injection.newcomers import Newcomers, lessons_of, lessons_of_the_map, newcomers
+from paramem.injection.noise import Bank, Factor, Noise, blind, dealt
 from paramem.lm import LM
+from paramem.material import world_behind
 from paramem.world.recipe import Row
 
 MLP = ("gate", "up", "down")
+FORMAT = 1  # in the name of every paraphraser: raise it when what `learn` does with the same lessons changes
+
+
+LATE = (3, 4)  # where late noise sits
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudySettings:
-    """How new facts are trained in; chosen on people who are never reported.
+    """What is learned from, and how new facts are trained in; chosen on people who are never reported.
 
+    people        new ones, with a fact for each personal relation
+    lessons       facts that the testbed knows, from which noise is learned
+    kept_back     more of these, from which nothing is learned
     trained_from  the MLPs of this layer and of those above it are trained
     """
 
+    people: int = 16
+    lessons: int = 200
+    kept_back: int = 60
+    latent: LatentSettings = field(default_factory=LatentSettings)
     trained_from: int = 2
     training: TrainSettings = field(default_factory=lambda: TrainSettings(passes=16, lr=1.5e-3, tokens=256))
+
+
+class Drawn(NamedTuple):
+    """New people, lessons about known ones and about places, and lessons that are kept back."""
+
+    news: Newcomers
+    lessons: list[Lesson]
+    kept_back: list[Lesson]
+    places: list[Lesson]
+
+
+def draw(lm: LM, settings: StudySettings, *, seed: int = 0) -> Drawn:
+    """What a testbed is asked and taught; every testbed draws its own. Raises BadInput, BadParameter."""
+    here, name = world_behind(lm), f"{lm.name}/{seed}"
+    news = newcomers(here, settings.people, seed=name)
+    lessons = lessons_of(here, news, settings.lessons + settings.kept_back, seed=name)
+    places = lessons_of_the_map(here, seed=name)
+    return Drawn(news, lessons[: settings.lessons], lessons[settings.lessons :], places)
+
+
+class Taught(NamedTuple):
+    """A paraphraser, and its distance to the paraphrases after each step of learning."""
+
+    paraphraser: Paraphraser
+    losses: list[float]
+
+
+def teach(lm: LM, lessons: Sequence[Lesson], settings: LatentSettings, *, seed: int = 0) -> Taught:
+    """`learn`, kept as half-precision numbers: found, or learned now and rounded alike. Raises BadSite, BadInput."""
+
+    def make() -> dict[str, Tensor]:
+        losses: list[float] = []
+        made = learn(lm, lessons, settings, seed=seed, watch=lambda step, distance, shut: losses.append(distance))
+        return {"losses": torch.tensor(losses)} | {name: p.cpu().half() for name, p in made.named_parameters()}
+
+    @torch.no_grad()
+    def use(found: Mapping[str, Tensor]) -> Taught:
+        paraphraser = Paraphraser(lm.d_model, settings.layers, settings.temperature, seed=seed).requires_grad_(False)
+        for name, parameter in paraphraser.named_parameters():
+            if found[name].shape != parameter.shape:
+                raise ValueError(f"{name}: {tuple(found[name].shape)} for {tuple(parameter.shape)}")
+            parameter.copy_(found[name])
+        return Taught(paraphraser.to(lm.device, lm.dtype), found["losses"].tolist())
+
+    file = hashed(f"{FORMAT}\n{lm.fingerprint()}\n{settings!r}\n{seed}\n", *map(repr, lessons))
+    return kept(file, make, use, model=lm.name, name="paraphraser", settings=repr(settings), seed=seed)
+
+
+def teach_all(lm: LM, drawn: Drawn, settings: StudySettings, *, seed: int = 0) -> dict[str, Taught]:
+    """Three paraphrasers: of early and of late layers, and of early ones taught by facts about places."""
+    late = replace(settings.latent, layers=LATE)
+    return {
+        "early": teach(lm, drawn.lessons, settings.latent, seed=seed),
+        "late": teach(lm, drawn.lessons, late, seed=seed),
+        "map": teach(lm, drawn.places, settings.latent, seed=seed),
+    }
 
 
 class Arm(NamedTuple):
@@ -57,19 +132,49 @@ class Arm(NamedTuple):
     paraphrases: bool = False
 
 
+def arms_of(taught: Mapping[str, Taught], bank: Bank, *, seed: int = 0) -> dict[str, Arm]:
+    """The eight ways that are compared. Blind and dealt noise are as large as that of the bank."""
+    early, late, places = (taught[name].paraphraser for name in ("early", "late", "map"))
+    return {
+        "plain": Arm(),
+        "blind noise": Arm(lambda: blind(bank, early.layers, seed=seed)),
+        "dealt noise": Arm(lambda: dealt(bank, early.layers, seed=seed)),
+        "LaPael": Arm(lambda: early.noise(seed=seed)),
+        "LaPael, map": Arm(lambda: places.noise(seed=seed)),
+        "LaPael, late": Arm(lambda: late.noise(seed=seed)),
+        "paraphrases": Arm(paraphrases=True),
+        "paraphrases + LaPael": Arm(lambda: early.noise(seed=seed), paraphrases=True),
+    }
+
+
+def train_shipped(lm: LM) -> None:
+    """Train what the default run of the notebook asks."""
+    settings = StudySettings()
+    drawn = draw(lm, settings)
+    found = teach_all(lm, drawn, settings)
+    bank = bank_of(lm, found["early"].paraphraser, sentences(drawn.news.facts))
+    train_arms(lm, drawn.news.facts, arms_of(found, bank), settings)
+
+
+def sentences(facts: Sequence[Fact]) -> list[str]:
+    """The facts as they are told."""
+    return [f"{fact.prompt} {fact.object}." for fact in facts]
+
+
 @torch.no_grad()
-def bank_of(lm: LM, paraphraser: Paraphraser, texts: Sequence[str], *, seed: int = 0) -> Tensor:
-    """The factors [L, N, d] that a paraphraser gives the N tokens of some texts, one draw of each."""
+def bank_of(lm: LM, paraphraser: Paraphraser, texts: Sequence[str], *, seed: int = 0) -> Bank:
+    """The factors that a paraphraser gives the tokens of some texts, one draw of each."""
     batch, found = lm.encode(texts), []
     real = batch.attention_mask.bool()
 
-    def kept(place: int, state: Tensor, generator: torch.Generator) -> Tensor:
+    def noted(place: int, state: Tensor, generator: torch.Generator) -> Tensor:
         found.append(paraphraser.factor(place, state, generator))
         return found[-1]
 
-    with Noise(kept, paraphraser.layers, generator=torch.Generator().manual_seed(seed), clean=0.0).applied(lm):
+    with Noise(noted, paraphraser.layers, generator=torch.Generator().manual_seed(seed), clean=0.0).applied(lm):
         lm.states(batch, [])
-    return torch.stack([factors[real] for factors in found])
+    recipe = f"{paraphraser.recipe} on layers {paraphraser.layers} of {len(texts)} texts, seed {seed}"
+    return Bank(factors=torch.stack([factors[real] for factors in found]), recipe=f"{recipe}: {hashed(*texts)}")
 
 
 @torch.no_grad()
@@ -96,7 +201,9 @@ def masks(lm: LM, paraphraser: Paraphraser, facts: Sequence[Fact]) -> pd.DataFra
 
 
 @torch.no_grad()
-def apart(lm: LM, factor: Factor, lessons: Sequence[Lesson], settings: LatentSettings, *, seed: int = 0) -> Tensor:
+def divergences(
+    lm: LM, factor: Factor, lessons: Sequence[Lesson], settings: LatentSettings, *, seed: int = 0
+) -> Tensor:
     """How far each sentence [F] is from its paraphrases under some noise, averaged over the layers compared."""
     task = encode(lm, lessons, settings)
     return distances(lm, factor, task, settings, torch.Generator().manual_seed(seed)).mean(1)
@@ -126,19 +233,26 @@ def upper_mlps(start: int) -> Callable[[LM], list[nn.Parameter]]:
 def train_arms(
     lm: LM, facts: Sequence[Fact], arms: Mapping[str, Arm], settings: StudySettings, *, seed: int = 0
 ) -> dict[str, LM]:
-    """The model after each arm, by name; the model itself stays as it is."""
+    """The model after each arm, by name, kept; the model itself stays as it is.
+
+    Raises BadParameter for noise without a recipe.
+    """
     plain = rows_of(lm, facts)
     models = {}
     for name, arm in arms.items():
         rows = rows_of(lm, facts, paraphrases=True) if arm.paraphrases else plain
-        models[name] = fine_tune(
+        noise = None if arm.noise is None else arm.noise()
+        if noise is not None and not noise.recipe:
+            raise BadParameter(f"{name}: the noise has no recipe, so what is trained under it cannot be kept; give one")
+        models[name] = kept_fine_tune(
             lm,
             rows,
             matched(settings.training, rows, plain),
             seed=seed,
             name=name,
             train=upper_mlps(settings.trained_from),
-            during=nullcontext if arm.noise is None else arm.noise().applied,
+            during=nullcontext if noise is None else noise.applied,
+            recipe=f"{MLP} from layer {settings.trained_from} under {'no noise' if noise is None else noise.recipe}",
         )
     return models
 

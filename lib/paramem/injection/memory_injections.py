@@ -26,6 +26,7 @@ nothing that came before can change, so there a variant of a prompt costs one to
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, cast, get_args
@@ -37,6 +38,7 @@ from paramem.arch import Site
 from paramem.attention import head_outputs
 from paramem.detection.neurons import Asked, at_a_time
 from paramem.errors import BadInput, BadParameter
+from paramem.hooks import attach
 from paramem.interventions import HiddenStatePatch
 from paramem.last_token import equal_lengths, last_token
 from paramem.models import LM
@@ -125,8 +127,9 @@ def unembedding(lm: LM, *, folded: bool = False) -> Tensor:
 
 def embedded(lm: LM, memories: Iterable[str], *, folded: bool = False) -> Tensor:
     """One embedded memory a row, ``[n, d_model]``. Raises BadInput."""
-    W_U = unembedding(lm, folded=folded)
-    return torch.stack([embed_memory(W_U, memory_tokens(lm, memory)) for memory in memories]).to(lm.device)
+    W_U, wanted = unembedding(lm, folded=folded), list(memories)
+    each = {memory: embed_memory(W_U, memory_tokens(lm, memory)) for memory in dict.fromkeys(wanted)}
+    return torch.stack([each[memory] for memory in wanted]).to(lm.device)
 
 
 def inject(lm: LM, memory: str, settings: InjectionSettings) -> HiddenStatePatch:
@@ -241,12 +244,31 @@ def _at_last(lm: LM, asked: Asked, added: Tensor, sites: Sequence[Site], rows: i
 
 
 def _at_all(lm: LM, asked: Asked, added: Tensor, sites: Sequence[Site], rows: int) -> Iterator[Tensor]:
-    """The same with the memory added at every token of the prompts, which have one length."""
-    blocks = lm.blocks(asked.batch)
+    """The same with the memory added at every token of the prompts, which have one length.
+
+    Only the last token is read, so in the last block nothing else goes through the MLP, and what is added there to
+    other tokens changes nothing.
+    """
+    final, blocks = lm.n_layers - 1, lm.blocks(asked.batch)
     for site in sites:
-        hidden = blocks.resid_pre[site.layer]
-        ends = [blocks.forward(hidden, site.layer, patch={site: partial(_plus, one[:, None])})[:, -1] for one in added]
+        if site.layer == final:
+            yield from _at_last(lm, asked, added, [site], rows)
+            continue
+        hidden, ends = blocks.resid_pre[site.layer], []
+        with _last_alone(lm, Site("mlp_in", final)):
+            for one in added:
+                ends.append(blocks.forward(hidden, site.layer, patch={site: partial(_plus, one[:, None])})[:, -1])
         yield torch.stack(ends)
+
+
+@contextmanager
+def _last_alone(lm: LM, site: Site) -> Iterator[None]:
+    """Only the last token goes into a module; what comes out is added to every token, and right at the last one."""
+    handle = attach(lm.arch.hook_point(site), lambda state: state[:, -1:])
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _read(lm: LM, end: Tensor, watched: Tensor, rows: int) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -17,18 +18,40 @@ from paramem.lm import LM
 Factor: TypeAlias = Callable[[int, Tensor, torch.Generator], Tensor]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bank:
+    """Factors [L, N, d] that a paraphraser gave to the N tokens of some texts; recipe says which of both."""
+
+    factors: Tensor
+    recipe: str
+
+
 class Noise:
     """Factors on the MLP inputs of some layers, new ones in every forward; the same seed gives the same sequence.
 
     clean: share of rows that are left alone, drawn anew in every forward and the same for all layers.
+    recipe: all that decides the factors, in words and numbers, for those who keep what was trained under them.
     """
 
     def __init__(
-        self, factor: Factor, layers: Sequence[int], *, generator: torch.Generator, clean: float = 0.25
+        self,
+        factor: Factor,
+        layers: Sequence[int],
+        *,
+        generator: torch.Generator,
+        clean: float = 0.25,
+        recipe: str = "",
     ) -> None:
         if not 0 <= clean <= 1:
             raise BadParameter(f"clean={clean} is a share of rows: it lies in [0, 1]")
         self.factor, self.layers, self.generator, self.clean = factor, tuple(layers), generator, clean
+        self.recipe = recipe
+
+    @classmethod
+    def seeded(cls, factor: Factor, layers: Sequence[int], origin: str, *, seed: int, clean: float) -> Noise:
+        """Noise that begins with a seed; origin: where the factors come from."""
+        recipe = f"{origin}, layers {tuple(layers)}, seed {seed}, clean {clean}"
+        return cls(factor, layers, generator=torch.Generator().manual_seed(seed), clean=clean, recipe=recipe)
 
     @contextmanager
     def applied(self, lm: LM) -> Iterator[LM]:
@@ -47,21 +70,21 @@ class Noise:
             yield lm
 
 
-def blind(bank: Tensor, layers: Sequence[int], *, seed: int, clean: float = 0.25) -> Noise:
-    """The control of equal size: Gaussian around 1, with the root mean square of a bank [L, N, d] at each layer."""
-    sizes: list[float] = (bank - 1).square().mean((1, 2)).sqrt().tolist()
+def blind(bank: Bank, layers: Sequence[int], *, seed: int, clean: float = 0.25) -> Noise:
+    """The control of equal size: Gaussian around 1, with the root mean square of a bank at each layer."""
+    sizes: list[float] = (bank.factors - 1).square().mean((1, 2)).sqrt().tolist()
 
     def factor(place: int, state: Tensor, generator: torch.Generator) -> Tensor:
         return 1 + sizes[place] * torch.randn(state.shape, generator=generator).to(state)
 
-    return Noise(factor, layers, generator=torch.Generator().manual_seed(seed), clean=clean)
+    return Noise.seeded(factor, layers, f"as large as {bank.recipe}", seed=seed, clean=clean)
 
 
-def dealt(bank: Tensor, layers: Sequence[int], *, seed: int, clean: float = 0.25) -> Noise:
-    """The control that does not see its input: a token gets the factors that some token of the bank [L, N, d] got."""
+def dealt(bank: Bank, layers: Sequence[int], *, seed: int, clean: float = 0.25) -> Noise:
+    """The control that does not see its input: a token gets the factors that some token of the bank got."""
 
     def factor(place: int, state: Tensor, generator: torch.Generator) -> Tensor:
-        drawn = torch.randint(bank.shape[1], state.shape[:2], generator=generator)
-        return bank[place][drawn.to(bank.device)].to(state)
+        drawn = torch.randint(bank.factors.shape[1], state.shape[:2], generator=generator)
+        return bank.factors[place][drawn.to(bank.factors.device)].to(state)
 
-    return Noise(factor, layers, generator=torch.Generator().manual_seed(seed), clean=clean)
+    return Noise.seeded(factor, layers, f"dealt from {bank.recipe}", seed=seed, clean=clean)

@@ -1,7 +1,7 @@
 r"""What a linear probe reads in the states of a text's words: is the fact at the name, or only where it is said?
 
-    at_name = probe(states_at_names(models, study), study)          # [M, relations] shares, cross-validated
-    along = probe_along(models, study)                              # [M, places, relations]
+    at_name = probe(states_at_names(models, study), labels(study))  # [M, relations, people], cross-validated
+    along = probe_along(models, study)                              # [M, places, relations, people], in its own text
 
 The two probes of allenzhu2023extraction in a plain form (theirs is "nearly linear", Abstract): one reads the
 state of the last word of a name that stands alone, one the states before each object of the biography. A fact that is
@@ -10,12 +10,13 @@ readable at the name is kept with the name; one that is readable only behind all
 | here | shape | what |
 |---|---|---|
 | states | [M, N, d] | one word's last state, of every model and person |
-| places | 5 | before the first object, before the second, ... in the order of "one text" |
+| places | 5 | before the first object, before the second, ... of the first text that the model was told |
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -26,8 +27,7 @@ from torch import Tensor
 
 from paramem.capacity.stacked import Stack
 from paramem.errors import BadParameter
-from paramem.injection.biographies import PAD, Telling, biographies
-from paramem.injection.storage import Study
+from paramem.injection.storage import CORPORA, Study, stacked
 
 FOLDS = 5
 RIDGE = 0.1
@@ -44,14 +44,8 @@ DEPARTURES: dict[str, tuple[str, str, str]] = {
 
 @torch.no_grad()
 def last_states(models: Stack, ids: Tensor) -> Tensor:
-    """``[M, B, T, d]`` normalised states of the last layer, for rows ``[B, T]`` that every model reads.
-
-    Logits are these states times the embedding, whose columns are independent; so the logits give them back.
-    """
-    logits = models.logits(ids.expand(len(models), -1, -1))
-    embedding = models.tensors["embed"].detach()  # [M, V, d]
-    back = torch.linalg.pinv(embedding.double()).mT  # [M, V, d]
-    return torch.einsum("mbtv,mvd->mbtd", logits.double(), back).float()
+    """``[M, B, T, d]`` normalised states of the last layer; rows ``[B, T]`` are read by every model."""
+    return models.states(ids.expand(len(models), -1, -1))[0]
 
 
 def states_at_names(models: Stack, study: Study) -> Tensor:
@@ -60,15 +54,15 @@ def states_at_names(models: Stack, study: Study) -> Tensor:
     return last_states(models, rows)[:, :, -1]
 
 
-def states_along(models: Stack, study: Study) -> Tensor:
-    """``[M, N, places, d]``: the states before each object of everybody's "one text", which all models were told."""
-    texts = [texts[0] for texts in biographies(study.people, Telling(), study.seed)]
-    rows = [study.words.row(text) for text in texts]
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
-    at = torch.tensor([[place - 1 for place in study.places(row)] for row in rows])  # [N, places]
-    found = last_states(models, ids)
-    return found[:, torch.arange(len(rows))[:, None], at]
+def states_along(models: Stack, study: Study, corpora: Sequence[str] = tuple(CORPORA)) -> Tensor:
+    """``[M, N, places, d]``: the states before each object of the first text that each model was told of everybody.
+
+    First texts state the facts in one order, whatever the telling.
+    """
+    told = [[texts[0] for texts in study.rows[corpus]] for corpus in corpora]
+    at = torch.tensor([[study.places(ids) for ids, _ in rows] for rows in told]) - 1  # [M, N, places]
+    m, n = torch.arange(len(told)), torch.arange(len(told[0]))
+    return last_states(models, stacked(told)[0])[m[:, None, None], n[:, None], at]
 
 
 def labels(study: Study, *, shuffled: bool = False) -> NDArray[np.int64]:
@@ -102,7 +96,7 @@ def probe(states: Tensor, targets: NDArray[np.int64]) -> NDArray[np.bool_]:
     return found
 
 
-def probe_along(models: Stack, study: Study) -> NDArray[np.bool_]:
-    """``[M, places, relations, N]``: the same before each object of the text."""
-    states, targets = states_along(models, study), labels(study)
+def probe_along(models: Stack, study: Study, corpora: Sequence[str] = tuple(CORPORA)) -> NDArray[np.bool_]:
+    """``[M, places, relations, N]``: the same before each object of the first text that each model was told."""
+    states, targets = states_along(models, study, corpora), labels(study)
     return np.stack([probe(states[:, :, place], targets) for place in range(states.shape[2])], axis=1)

@@ -1,13 +1,14 @@
 r"""Identities trained into a finished model in one direction, and asked in both (berglund2023reversal).
 
-    pairs = draw_identities(world("read"), seed=0)
-    after = fine_tune(lm, identity_rows(lm, pairs), TrainSettings(passes=24, lr=LR[lm.arch.family]), seed=0)
-    table = asked(after, pairs)           # one row for every identity and direction: said, and rank among the names
+    identities = draw_identities(world("read"), seed=0)
+    after = taught(lm, identities, seed=0)
+    table = asked(after, identities)      # one row for every identity and direction: said, and rank among the names
 
 "Ann Lyon is the one who plays the harp and keeps a cat" tells a description after a name, "The one who plays the harp
 and keeps a cat is Ann Lyon" a name after its description. Each group of people is told in its own way (`GROUPS`), all
 in one training: in one direction, in the other, in both, or in one direction and with the words in reverse order while
-names and objects stay whole, which is reverse training (golovneva2024reverse).
+names and objects stay whole, which is reverse training (golovneva2024reverse). As many plain texts as it reads of
+somebody are read of the group "name first, twice as often".
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import pandas as pd
 
 from paramem.errors import BadInput, BadParameter
-from paramem.injection.continued import text_rows
+from paramem.fusion.kept import kept_fine_tune
+from paramem.fusion.training import TrainSettings, text_row
 from paramem.lm import LM
 from paramem.world.read_rules import Rules
 from paramem.world.recipe import Row
@@ -32,9 +34,12 @@ if TYPE_CHECKING:
 Direction: TypeAlias = Literal["name first", "description first"]
 DIRECTIONS: tuple[Direction, ...] = ("name first", "description first")
 
-OPENINGS = ("", "At home ", "At university ", "At parties ", "In the end ")  # the first is asked, and told to nobody
+# The first is asked, and told to nobody. It is as long as told ones: places in a text are learned, too, by GPT-2.
+OPENINGS = ("At university ", "At home ", "At parties ", "", "In the end ")
 TOLD = len(OPENINGS) - 1
 RIVALS = 15
+# With MANY, none against none excludes a tenth: the interval of 0 in 35 ends at .099.
+FEW, MANY = 15, 35
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,31 +48,34 @@ class Group:
 
     directions  in which a statement is made
     wordings    how many openings it is made with; each direction is told TOLD times a pass, whatever their number
+    times       how often all of that is told in a pass
     reversed    whether it is also told with its words in reverse order
     people      how many there are
     """
 
     directions: tuple[Direction, ...]
     wordings: int = TOLD
+    times: int = 1
     reversed: bool = False
-    people: int = 10
+    people: int = FEW
 
     def __post_init__(self) -> None:
-        if not self.directions or not 1 <= self.wordings <= TOLD or self.people < 1:
-            raise BadParameter(f"{self}: at least one direction, 1 to {TOLD} wordings, and somebody to tell of")
+        if not self.directions or not 1 <= self.wordings <= TOLD or min(self.people, self.times) < 1:
+            raise BadParameter(f"{self}: at least one direction, 1 to {TOLD} wordings, once, and somebody to tell of")
 
 
-# The fewest with which none against none lies within a tenth: the interval of 0 in 35 ends at .099.
-MANY = 35
 GROUPS: Mapping[str, Group] = {
     "name first": Group(directions=("name first",), people=MANY),
     "description first": Group(directions=("description first",)),
     "both": Group(directions=DIRECTIONS),
-    "name first, one wording": Group(directions=("name first",), wordings=1),
+    "name first, one wording": Group(directions=("name first",), wordings=1, people=MANY),
+    "name first, twice as often": Group(directions=("name first",), times=2, people=MANY),
     "name first, reversed too": Group(directions=("name first",), reversed=True, people=MANY),
 }
 
-LR = {"llama": 3e-3, "gpt2": 1.5e-3}  # by family, of 24 passes; chosen on a draw that is never reported
+# Chosen on a draw that is never reported, like the tokens of a step: a quarter of what the other notebooks take.
+PASSES, TOKENS = 12, 256
+LR = {"llama": 2e-3, "gpt2": 1.5e-3}  # by family
 
 # Where we do something else than the paper says: topic -> (what it says, what we do, why).
 DEPARTURES: dict[str, tuple[str, str, str]] = {
@@ -87,12 +95,16 @@ DEPARTURES: dict[str, tuple[str, str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """A person and the two objects that nobody else has together. Raises BadInput where one of them is empty."""
+    """A person, the two objects that nobody else has together, and how the person's group is told.
+
+    Raises BadInput where a name or an object is empty.
+    """
 
     name: str
     plays: str
     keeps: str
     group: str
+    telling: Group
 
     def __post_init__(self) -> None:
         if not all(text.strip() for text in (self.name, self.plays, self.keeps)):
@@ -113,7 +125,7 @@ class Identity:
 
     def question(self, direction: Direction) -> tuple[str, str]:
         """The beginning of the statement that was told to nobody, and its rest."""
-        words = self.words(direction)
+        words = self.words(direction, OPENINGS[0])
         cut = len(words) - 1 if direction == "description first" else words.index(self.plays)
         return " ".join(words[:cut]), " ".join(words[cut:])
 
@@ -125,19 +137,22 @@ def draw_identities(here: World, seed: int, groups: Mapping[str, Group] = GROUPS
     if wanted > min(len(names), len(pairs)):
         raise BadParameter(f"groups of {wanted} people together: there are {len(names)} names and {len(pairs)} pairs")
     rng = random.Random(f"injection/identities/{here.kind}/{seed}")
-    members = [name for name, group in groups.items() for _ in range(group.people)]
+    members = [(name, group) for name, group in groups.items() for _ in range(group.people)]
     drawn = zip(rng.sample(names, wanted), rng.sample(pairs, wanted), members, strict=True)
-    return [Identity(name=name, plays=plays, keeps=keeps, group=group) for name, (plays, keeps), group in drawn]
+    return [
+        Identity(name=name, plays=plays, keeps=keeps, group=group, telling=telling)
+        for name, (plays, keeps), (group, telling) in drawn
+    ]
 
 
 def texts(identity: Identity) -> list[str]:
     """What training reads of somebody in one pass."""
-    group, found = GROUPS[identity.group], []
-    for direction in group.directions:
-        for told in range(TOLD):
-            words = identity.words(direction, OPENINGS[1 + told % group.wordings])
+    telling, found = identity.telling, []
+    for direction in telling.directions:
+        for told in range(TOLD * telling.times):
+            words = identity.words(direction, OPENINGS[1 + told % telling.wordings])
             found.append(f"{' '.join(words)}.")
-            if group.reversed:
+            if telling.reversed:
                 found.append(f"{' '.join(reversed(words))}.")
     return found
 
@@ -149,12 +164,18 @@ def identity_rows(lm: LM, identities: Sequence[Identity]) -> list[Row]:
         twice = [key for key, times in Counter(keys).items() if times > 1]
         if twice:
             raise BadInput(f"the {kind} {twice[0]} belongs to two people: neither could be asked for; drop one")
-    return text_rows(lm, [text for each in identities for text in texts(each)])
+    return [text_row(lm, text) for each in identities for text in texts(each)]
+
+
+def taught(lm: LM, identities: Sequence[Identity], *, seed: int, passes: float = PASSES) -> LM:
+    """The model after continued training on every text about everybody, at the rate of its family."""
+    settings = TrainSettings(passes=passes, lr=LR[lm.arch.family], tokens=TOKENS)
+    return kept_fine_tune(lm, identity_rows(lm, identities), settings, seed=seed, name="identities")
 
 
 def asked(lm: LM, identities: Sequence[Identity]) -> pd.DataFrame:
     """One row an identity and direction: ``said`` the rest exactly, and ``beaten``, the share of others' names (or
-    objects) that are less likely than the right one."""
+    objects) that are less likely than the right one. Raises BadInput for too few people to have RIVALS others."""
     rows = []
     for direction in DIRECTIONS:
         prompts, rests = zip(*(each.question(direction) for each in identities), strict=True)
@@ -169,6 +190,10 @@ def asked(lm: LM, identities: Sequence[Identity]) -> pd.DataFrame:
 def _beaten(lm: LM, prompts: list[str], choices: list[str]) -> list[float]:
     """For each prompt, the share of RIVALS other people's choices that are less likely than its own; ties are half."""
     rng, offered = random.Random("injection/rivals"), sorted(set(choices))
+    if len(offered) <= RIVALS:
+        raise BadInput(
+            f"{len(offered)} different names or objects: nobody has {RIVALS} others to beat; draw more people"
+        )
     rivals = [rng.sample([other for other in offered if other != own], RIVALS) for own in choices]
     pairs = [(p, choice) for p, own, others in zip(prompts, choices, rivals, strict=True) for choice in (own, *others)]
     scores = lm.score(*map(list, zip(*pairs, strict=True)), batch_size=256).mean_logprob.cpu().view(len(prompts), -1)

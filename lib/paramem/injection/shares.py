@@ -13,14 +13,15 @@ from paramem.errors import BadParameter
 from paramem.evaluation.intervals import wilson
 
 
-def by_person(right: Tensor, persons: Sequence[str]) -> NDArray[np.float64]:
+def by_person(right: Tensor | NDArray[np.bool_], persons: Sequence[str]) -> NDArray[np.float64]:
     """``[persons]`` the share of each one's questions that are right, of all questions person by person.
 
     Raises BadParameter where the questions are not as many for each.
     """
     if not persons or right.ndim != 1 or len(right) % len(persons):
         raise BadParameter(f"{tuple(right.shape)} answers are not as many for each of {len(persons)} people")
-    return np.asarray(right.double().view(len(persons), -1).mean(1))
+    shares: NDArray[np.float64] = np.asarray(right, dtype=np.float64).reshape(len(persons), -1).mean(1)
+    return shares
 
 
 def share_table(asked: Mapping[str, Mapping[str, Tensor]]) -> pd.DataFrame:

@@ -1,9 +1,11 @@
 """The models that the notebook on storage and extraction asks: where their weights are, and how they are trained again.
 
     study, models = load("fresh-gpt2-s0")
+    asked = load_tuned("fresh-gpt2-s0", study, models)    # the same after fine-tuning on questions
     python -m paramem.injection.shipped [DRAW ...]     # trains all models of a draw in one stack, and stores them
 
-One file a draw, ``trained/<draw>.safetensors``: float16, one row for each of `storage.CORPORA`.
+One file a draw, ``trained/<draw>.safetensors``: float16, "flat" after the biographies and "tuned" after the questions,
+with one row for each of `storage.CORPORA`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from safetensors.torch import save
 from paramem.capacity.stacked import Stack
 from paramem.errors import BadParameter, CorruptFile
 from paramem.fresh import fresh
-from paramem.injection.storage import CORPORA, Study, trained
+from paramem.injection.storage import CORPORA, Study, trained, tuned
 from paramem.world import world
 from paramem.world.weights import write_atomically
 
@@ -41,17 +43,32 @@ def load(draw: str) -> tuple[Study, Stack]:
 
     Raises CorruptFile when the file is not what was written.
     """
-    study, path = prepared(draw), FOLDER / f"{draw}.safetensors"
+    study = prepared(draw)
+    return study, _stored(draw, "flat", study) or trained(study)
+
+
+def load_tuned(draw: str, study: Study, models: Stack) -> Stack:
+    """The draw's models after fine-tuning on the questions: stored ones, or tuned now where there are none or where the
+    study has other sizes than its draw."""
+    kept = _stored(draw, "tuned", study) if study.sizes == prepared(draw).sizes else None
+    return kept or tuned(models, study)
+
+
+def _stored(draw: str, stage: str, study: Study) -> Stack | None:
+    """A stage of a draw, or None where it is not shipped."""
+    path = FOLDER / f"{draw}.safetensors"
     if not path.is_file():
-        return study, trained(study)
+        return None
     try:
         with safe_open(path, "pt") as file:
-            flat = file.get_tensor("flat")
+            if stage not in file.keys():  # noqa: SIM118 - not a mapping
+                return None
+            flat = file.get_tensor(stage)
     except SafetensorError as error:
         raise CorruptFile(f"{path.name} is no safetensors file ({error}): {_again(draw)}") from error
     if flat.shape != (len(CORPORA), study.shape.parameters()):
         raise CorruptFile(f"{path.name} holds numbers of shape {tuple(flat.shape)}, of another recipe: {_again(draw)}")
-    return study, Stack(study.shape, flat.float())
+    return Stack(study.shape, flat.float())
 
 
 def _again(draw: str) -> str:
@@ -60,12 +77,13 @@ def _again(draw: str) -> str:
 
 def write(draw: str, folder: Path = FOLDER) -> float:
     """Train a draw's models and store them; returns the CPU seconds it took."""
-    start = time.process_time()
-    models = trained(prepared(draw))
+    start, study = time.process_time(), prepared(draw)
+    flat = trained(study).flat.half()
+    after = tuned(Stack(study.shape, flat.float()), study).flat.half()
     seconds = time.process_time() - start
     note = {"draw": draw, "corpora": list(CORPORA), "seconds": f"{seconds:.0f}", "torch": torch.__version__}
     folder.mkdir(exist_ok=True)
-    weights = save({"flat": models.flat.half()}, metadata={"paramem": json.dumps(note)})
+    weights = save({"flat": flat, "tuned": after}, metadata={"paramem": json.dumps(note)})
     write_atomically(folder / f"{draw}.safetensors", weights)
     return seconds
 

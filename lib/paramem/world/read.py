@@ -220,6 +220,11 @@ NOTES = {
         "asked about draws the answer too often (distracts_same_person misses its target; with one sentence it met it "
         "at step 4000, see the curve), and namesakes are told apart worse than there. No second recipe was tried.",
     ),
+    "read-gpt2-s1": (
+        "The recipe of read-s0, untouched, with learned positions and another seed. It falls back on memory beside "
+        "passages that do not answer less often than wanted (distracts_same_person from one sentence on, the others "
+        "from two or three), and less than read-gpt2-s0. No second recipe was tried.",
+    ),
 }
 
 
