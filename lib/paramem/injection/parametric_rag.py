@@ -165,10 +165,10 @@ def encode_together(
     Raises BadInput for a bundle without documents, PromptTooLong.
     """
     names = [" + ".join(page.name for page in bundle) for bundle in bundles]
-    rows = {
-        name: [row for page in bundle for row in rows_of(lm, page, settings.form)]
-        for name, bundle in zip(names, bundles, strict=True)
+    of = {
+        page: rows_of(lm, page, settings.form) for page in dict.fromkeys(page for bundle in bundles for page in bundle)
     }
+    rows = {name: [row for page in bundle for row in of[page]] for name, bundle in zip(names, bundles, strict=True)}
     made = (kept_adapters if keep else train_adapters)(lm, rows, settings.encoding)
     deltas = {name: adapter.delta for name, adapter in zip(rows, made, strict=True)}
     base = base_fingerprint(lm)

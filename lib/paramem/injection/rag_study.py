@@ -238,8 +238,8 @@ def trainings(lm: LM, duel: Duel, settings: PragSettings) -> dict[str, Corpus]:
 
 def trained_tokens(lm: LM, pages: Sequence[Augmented], settings: PragSettings) -> int:
     """How many tokens the adapters of these pages are trained on, with repetitions."""
-    rows = [row for page in pages for row in rows_of(lm, page, settings.form)]
-    return round(settings.encoding.passes * n_tokens(rows))
+    each = {page: n_tokens(rows_of(lm, page, settings.form)) for page in dict.fromkeys(pages)}
+    return round(settings.encoding.passes * sum(each[page] for page in pages))
 
 
 def made_for(lm: LM, duel: Duel, chosen: Sequence[Sequence[int]], settings: PragSettings) -> list[WeightDelta]:
