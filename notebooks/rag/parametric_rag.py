@@ -12,7 +12,8 @@
 # *Is a document that was found better read, or added to the weights?* [Su et al. 2025](https://arxiv.org/abs/2501.15915)
 # (`su2025prag`) turn every document into a low-rank adapter ahead of time and answer with the sum of the adapters that were
 # retrieved; `anon2024inparameter` puts knowledge for one question into the parameters for a moment. Both are set against reading.
-# The adapters of the default run come with the library (`python -m paramem.fusion.kept` trains them again), and it takes less than a minute on one CPU core. Other runs train theirs, one to
+# The adapters of the default run come with the library (`python -m paramem.fusion.kept` trains them again), and it takes less than a
+# minute on one CPU core. Other runs train theirs, one to
 # two minutes more, and keep them.
 
 # %%
