@@ -1,14 +1,17 @@
 """Fine-tuned models that are kept: found by all that went into them, the same numbers whether found or made."""
 
 import importlib
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from paramem import load
 from paramem.errors import BadInput, BadParameter
+from paramem.fusion import kept
 from paramem.fusion.kept import SHIPPED, STEPS, TRAINED_BY, file_name, keeping, kept_fine_tune, packed
 from paramem.fusion.training import TrainSettings, fine_tune, text_row
 from paramem.lm import LM
@@ -143,3 +146,25 @@ def test_all_that_the_default_runs_ask_is_shipped_and_nothing_else(monkeypatch):
         for module, model in TRAINED_BY.items():
             importlib.import_module(module).train_shipped(load(model))
     assert {file.name for file in SHIPPED.iterdir()} == asked
+
+
+def test_shipped_models_are_trained_from_nothing_and_swapped_at_the_end(lm, rows, tmp_path, monkeypatch):
+    shipped, trained = tmp_path / "trained", []
+    shipped.mkdir()
+    (shipped / "stale.safetensors").write_bytes(b"old")
+
+    def train(lm, fails=False):
+        trained.append(kept_fine_tune(lm, rows, SETTINGS))
+        assert (shipped / "stale.safetensors").is_file()
+        if fails:
+            raise KeyboardInterrupt
+
+    for fails in (True, False):
+        module = SimpleNamespace(train_shipped=lambda lm, fails=fails: train(lm, fails))
+        monkeypatch.setattr(kept.importlib, "import_module", lambda name, module=module: module)
+        monkeypatch.setattr(kept, "TRAINED_BY", {"some.module": "read-s0"})
+        with pytest.raises(KeyboardInterrupt) if fails else nullcontext():
+            kept.rebuild(shipped)
+        names = [file.name for file in tmp_path.rglob("*.safetensors")]
+        assert names == ["stale.safetensors"] if fails else names == [file_name(lm, rows, SETTINGS, 0)]
+    assert len(trained) == 2

@@ -12,7 +12,8 @@
 # *What a model is given to read and what it was trained on complete each other only in part.*
 # [Zhang et al. 2024](https://arxiv.org/abs/2405.19010) (`zhang2024fusion`) train some documents into a model, give it others to
 # read, and ask questions in four cases by who holds the answer. The small models that this takes are fine-tuned beforehand (again
-# by `python -m paramem.fusion.kept`), and a run asks them, in about a minute on one CPU core; `--profile full` trains those of the five modes from nothing, and says how long it took.
+# by `python -m paramem.fusion.kept`), and a run asks them, in about a minute on one CPU core; `--profile full` trains those of the five modes
+# from nothing, and says how long it took.
 
 # %%
 from contextlib import nullcontext

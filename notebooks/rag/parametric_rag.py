@@ -13,8 +13,7 @@
 # (`su2025prag`) turn every document into a low-rank adapter ahead of time and answer with the sum of the adapters that were
 # retrieved; `anon2024inparameter` puts knowledge for one question into the parameters for a moment. Both are set against reading.
 # The adapters of the default run come with the library (`python -m paramem.fusion.kept` trains them again), and it takes less than a
-# minute on one CPU core. Other runs train theirs, one to
-# two minutes more, and keep them.
+# minute on one CPU core. Other runs train theirs, one to two minutes more, and keep them.
 
 # %%
 import pandas as pd

@@ -1,7 +1,7 @@
 r"""Models that were fine-tuned once, and kept.
 
     tuned = kept_fine_tune(lm, rows, CONTINUED, seed=0, name="CT")    # trained now, or found
-    python -m paramem.fusion.kept                                     # trains the shipped ones again, about ten minutes
+    python -m paramem.fusion.kept                                     # trains the shipped ones again
 
 A training is found by a hash of all that goes into it - the model's weights, the rows in their order, the settings, the
 seed - among those that are shipped and then in the user's cache; what is not there is trained and put into the cache.
@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import torch
@@ -158,13 +159,18 @@ TRAINED_BY = {
 
 
 def rebuild(folder: Path = SHIPPED) -> None:
-    """Train the models that are shipped and are not there; about ten minutes of one core."""
+    """Train all models that are shipped again, from nothing; an interruption leaves those that are there."""
     from paramem.models import load
 
-    with keeping(folder):
+    with TemporaryDirectory(dir=folder.parent) as place, keeping(Path(place)):
         for module, model in TRAINED_BY.items():
             importlib.import_module(module).train_shipped(load(model))
-            print(f"{model}: the models of {module} are in {folder.name}/", flush=True)
+            print(f"{model}: the models of {module} are trained", flush=True)
+        folder.mkdir(exist_ok=True)
+        for old in folder.glob("*.safetensors"):
+            old.unlink()
+        for new in Path(place).iterdir():
+            new.replace(folder / new.name)
 
 
 if __name__ == "__main__":

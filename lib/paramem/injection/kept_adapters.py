@@ -10,13 +10,12 @@ are in one file, about eleven kilobytes each for a testbed that reads.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from paramem.fusion.kept import FORMAT, Tensors, kept, rounded
+from paramem.fusion.kept import FORMAT, Tensors, hashed, kept, rounded
 from paramem.injection.document_adapter import DocumentAdapter, base_fingerprint
 from paramem.injection.document_encoding import EncodingSettings, train_adapters
 from paramem.interventions import LowRank, WeightDelta
@@ -43,10 +42,8 @@ def kept_adapters(lm: LM, rows: Documents, settings: EncodingSettings) -> list[D
 
 def file_name(lm: LM, rows: Documents, settings: EncodingSettings) -> str:
     """The file of a training: a hash of all that goes into it."""
-    digest = hashlib.sha256(f"adapters/{FORMAT}\n{lm.fingerprint()}\n{settings!r}\n".encode())
-    for name, some in rows.items():
-        digest.update(repr((name, list(some))).encode())
-    return f"{digest.hexdigest()[:16]}.safetensors"
+    told = (repr((name, list(some))) for name, some in rows.items())
+    return hashed(f"adapters/{FORMAT}\n{lm.fingerprint()}\n{settings!r}\n", *told)
 
 
 def packed(adapters: Sequence[DocumentAdapter]) -> dict[str, Tensor]:
