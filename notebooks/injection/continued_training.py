@@ -21,8 +21,8 @@ import pandas as pd
 
 from paramem import claim, load
 from paramem.decisions import UNDECIDED
-from paramem.evaluation.intervals import over_edits, paired, span, unpaired, wilson
-from paramem.fusion.study import apart, drawn, shares
+from paramem.evaluation.intervals import apart, over_edits, paired, span, unpaired, wilson
+from paramem.fusion.study import drawn, shares
 from paramem.fusion.training import TrainSettings, n_tokens
 from paramem.injection import reversal
 from paramem.injection.biographies import TELLINGS, biographies

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from paramem.errors import BadParameter
-from paramem.evaluation.intervals import apart as apart
 from paramem.evaluation.intervals import wilson
 from paramem.fusion.documents import Document, Sizes, Split, draw_documents, split_by_date
 from paramem.fusion.kept import keeping, kept_fine_tune
