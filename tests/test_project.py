@@ -24,6 +24,19 @@ from paramem.project import Project
 LIMIT_INSTALL_AND_RUN = 360.0  # a fresh clone to `make run` finished, on two cores
 LIMIT_SECOND_RUN = 15.0
 
+TESTBEDS = "lib/paramem/world/testbeds"
+MAX_FILE = 2_000_000  # bytes, of all but a testbed's checkpoint
+# Bytes of weights that a clone may carry, by what they are for: testbeds, and what default runs do not train again.
+MAX_WEIGHTS = {
+    TESTBEDS: 96_000_000,
+    "lib/paramem/capacity/trained": 1_000_000,
+    "lib/paramem/editing": 14_000_000,
+    "lib/paramem/fusion/trained": 22_000_000,
+    "lib/paramem/injection/trained": 4_000_000,
+    "tests/golden": 2_000_000,
+}
+UNSAFE = {".pt", ".pth", ".bin", ".pkl", ".pickle"}
+
 
 def pyproject() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -157,14 +170,32 @@ def test_a_place_of_one_machine_would_be_found(before: str, folder: str) -> None
         assert places("README.md", harmless) == [], harmless
 
 
+def heavy(sizes: dict[str, int]) -> list[str]:
+    """What is wrong with tracked files of these sizes in bytes, by their place in the project."""
+    faults = [
+        f"{name} has {size:,} bytes: only a testbed's checkpoint may have more than {MAX_FILE:,}"
+        for name, size in sizes.items()
+        if size > MAX_FILE and not name.startswith(TESTBEDS)
+    ]
+    faults += [f"{name} is not safetensors" for name in sizes if Path(name).suffix in UNSAFE]
+    weights = {name: size for name, size in sizes.items() if name.endswith(".safetensors")}
+    faults += [f"{name}: no folder for weights" for name in weights if not name.startswith(tuple(MAX_WEIGHTS))]
+    for folder, most in MAX_WEIGHTS.items():
+        total = sum(size for name, size in weights.items() if name.startswith(folder))
+        if total > most:
+            faults.append(f"{folder} holds {total:,} bytes of weights, more than the {most:,} a clone is to carry")
+    return faults
+
+
 def test_tracked_files_are_small_and_weights_are_safetensors() -> None:
-    total = 0
-    for path in tracked():
-        size = path.stat().st_size
-        assert size <= 16_000_000, f"{path.relative_to(ROOT)} has {size:,} bytes"
-        assert path.suffix not in {".pt", ".pth", ".bin", ".pkl", ".pickle"}, path
-        total += size if path.suffix == ".safetensors" else 0
-    assert total <= 104_000_000
+    sizes = {path.relative_to(ROOT).as_posix(): path.stat().st_size for path in tracked()}
+    assert heavy(sizes) == []
+    for folder in MAX_WEIGHTS:  # the control: every place has its own limit, and it is not far above what lies there
+        held = sum(size for name, size in sizes.items() if name.startswith(folder) and name.endswith(".safetensors"))
+        assert held > MAX_WEIGHTS[folder] / 2, folder
+        assert heavy({f"{folder}/{i}.safetensors": MAX_FILE for i in range(MAX_WEIGHTS[folder] // MAX_FILE + 1)}) != []
+    assert heavy({"lib/paramem/stray.safetensors": 1}) != [] != heavy({f"{TESTBEDS}/a/model.bin": 1})
+    assert heavy({"results/all.json": MAX_FILE + 1}) != [] == heavy({f"{TESTBEDS}/a/model.safetensors": MAX_FILE + 1})
 
 
 def test_pre_commit_and_make_check_run_the_same_tools() -> None:
