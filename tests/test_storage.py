@@ -266,7 +266,13 @@ def test_a_guess_is_right_as_often_as_chance_and_an_untrained_model_no_more() ->
     assert float(guessed(study, study.people.held_out).float().mean()) == pytest.approx(1 / 8, abs=0.04)
     few = study.people.held_out[:40]
     assert extracted(initial(study, 1), study, few).float().mean() < 0.1
-    assert share_table({"x": {"one text": torch.tensor([True, False])}})["mean"].item() == 0.5
+    several = {"one text": torch.tensor([True, False] * 40), "by person": torch.tensor([True] * 40 + [False] * 40)}
+    table = share_table({"x": ([f"person {i}" for i in range(8)], several)}).set_index("corpus")
+    assert table["mean"].tolist() == [0.5, 0.5]
+    width = table["high"] - table["low"]  # answers about one person that are alike tell less than as many that are not
+    assert width["by person"] > 1.5 * width["one text"]
+    with pytest.raises(BadParameter, match="not as many for each of 3"):
+        share_table({"x": (["Ann", "Ben", "Cem"], several)})
     for right in (torch.tensor([1, 1, 0, 0]), np.array([True, True, False, False])):
         assert by_person(right, ["Ann", "Ben"]).tolist() == [1.0, 0.0]
 
@@ -486,5 +492,20 @@ def test_the_right_name_beats_others_where_it_is_likelier(likes: float, said: fl
     assert len(table) == 160
     assert table["said"].mean() == said
     assert table["beaten"].tolist() == [beaten] * 160
-    with pytest.raises(BadInput, match="15 others"):
-        asked(cast("LM", Judge(right, likes)), drawn[:15])
+    with pytest.raises(BadInput, match=r"group 'mine' offers .* nothing to beat"):
+        asked(cast("LM", Judge(right, likes)), drawn[:1])
+
+
+def test_a_name_is_compared_with_names_that_were_told_alike() -> None:
+    """The names of one group are likelier than all others, whoever is asked for: that says nothing for its people."""
+    told = {name: Group(directions=("name first",), people=6) for name in ("plain", "favoured")}
+    drawn = draw_identities(HERE, 0, told)
+    favoured = {each.name for each in drawn if each.group == "favoured"}
+
+    class Partial:
+        def score(self, prompts: list[str], targets: list[str], batch_size: int = 64) -> SimpleNamespace:
+            likely = torch.tensor([float(target in favoured) for target in targets])
+            return SimpleNamespace(exact=likely < 0, mean_logprob=likely)
+
+    table = asked(cast("LM", Partial()), drawn)
+    assert table["beaten"].tolist() == [0.5] * 24

@@ -52,7 +52,7 @@ print(f"{lm.name}, draw {draw}: {len(beliefs)} beliefs about {len(set(people))} 
 #
 # ## One belief, four contexts
 #
-# A belief is what the model says by itself. The people are those of whom no training passage spoke. Predict the four answers.
+# A belief is what the model says by itself. The people are those of whom no training passage spoke. Predict the five answers.
 
 # %%
 belief = beliefs[0]
@@ -222,9 +222,9 @@ for topic, (paper, we, why) in DEPARTURES.items():
 
 # %% [markdown]
 # The testbeds were trained to follow a passage against memory, but never on a passage that contradicts itself: what one sentence does
-# was taught, so that `follows-single-evidence` could hardly fail; what two do was not. Four in ten of the passages that they were
-# trained on do not hold the answer, and memory gives it: that an irrelevant context does not suppress what they know was taught as
-# well. All facts were stated equally often: what changes where some are rare and others frequent is
+# was taught, so that `follows-single-evidence` could hardly fail; what two do was not. About four in ten of the questions behind training
+# passages are not answered there, and memory answers them, or a refusal: that an irrelevant context does not suppress what they know was
+# taught as well. All facts were stated equally often: what changes where some are rare and others frequent is
 # measured in `fusion/knowledge_boundary`, together with how sure the model is. A draw has a dozen people, so that its intervals
 # are wide. Where none of 48 answers is lost, nothing tells how alike the answers about one person are, and Wilson's interval over answers is taken.
 #

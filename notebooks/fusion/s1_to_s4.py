@@ -46,6 +46,7 @@ from paramem.fusion.tables import by_people, gain, rows_of, share, table_2, tabl
 from paramem.fusion.training import InfusionSettings, TrainSettings, infusion_rows, n_tokens, question_pairs
 from paramem.material import world_behind
 from paramem.plots import grid, rates
+from paramem.world.read_rules import REFUSAL
 
 # %% tags=["parameters"]
 model: str = "read-s0"  # a bundled testbed that reads; "read-s0@draw1" draws other people, questions and orders
@@ -224,10 +225,13 @@ grid(
 # ## Refusals, and where wrong answers come from
 #
 # *SFT, no refusals* is fine-tuned on the same questions without those of S4; *SFT, S1 and S4* only on questions that the context answers
-# or nobody can. Of the answers with a wrong object, those count as copyable beside which an object stands in the context that the
+# or nobody can; both for as many tokens as SFT. Refusals are a larger part of what the second is taught: how large, the line below says. Of the answers with a wrong object, those count as copyable beside which an object stands in the context that the
 # attribute could have; *chance* is how many would be copied if wrong objects were drawn at random.
 
 # %%
+for name, cases in {"SFT": SCENARIOS, **TAUGHT}.items():
+    said = [answer for q in ground.questions["train"] if q.scenario in cases for answer in q.answers]
+    print(f"{name}: {said.count(REFUSAL) / len(said):.2f} of the answers that it is taught are refusals")
 taught = [posed(arms[name], ground, name, ["S3", "S4"]) for name in TAUGHT]
 everybody = pd.concat([table, *taught], ignore_index=True)
 useless = everybody[everybody["scenario"].isin(["S3", "S4"]) & (everybody["mode"] != "Easy")]
@@ -399,7 +403,8 @@ claim(
     "zhang2024fusion.noise-hurts-reading",
     noise.above(0, negligible=NEGLIGIBLE),
     measured={"without_noise": wide.loc["S1", "Easy"], "with_noise": wide.loc["S1", "SFT"], **ends(noise, "lost")},
-    note="the fine-tuned model in S1, with and without the snippets that do not answer; it reads nearly all of them either way",
+    note="the fine-tuned model in S1, with and without the snippets that do not answer; it reads nearly all of them either way, so that "
+    "this could hardly hold",
 )
 
 # %%
@@ -423,7 +428,8 @@ claim(
     "zhang2024fusion.fine-tuning-helps-everywhere",
     every(span.above(0, negligible=NEGLIGIBLE) for span in (*helps.values(), pooled)),
     measured={**{f"gain_{s}": span.mean for s, span in helps.items()}, "all_low": pooled.low, "all_high": pooled.high},
-    note="the interval of the gain lies above zero in each case, and over all questions",
+    note="the interval of the gain lies above zero in each case, and over all questions; it could hardly hold: the testbed reads nearly "
+    "all of S1 and refuses nearly all of S4 before, and in S2 a half that it refuses counts as accurate",
 )
 
 # %%
@@ -451,7 +457,8 @@ claim(
     "zhang2024fusion.fine-tuning-raises-refusals",
     more.above(0, negligible=NEGLIGIBLE),
     measured={"direct": at_s4["Direct"], "SFT": at_s4["SFT"], **ends(more)},
-    note="the interval of SFT minus Direct in S4 lies above zero; unlike the paper's models, this one was taught to refuse before",
+    note="the interval of SFT minus Direct in S4 lies above zero; unlike the paper's models, this one was taught to refuse before, so "
+    "that this could hardly hold",
 )
 
 # %%
@@ -461,7 +468,7 @@ claim(
     "zhang2024fusion.refusal-must-be-taught",
     untaught.below(0.5, negligible=NEGLIGIBLE) & taught_gain.above(0, negligible=NEGLIGIBLE),
     measured={"without_examples": untaught.mean, "with_examples": at_s4["SFT"], **ends(taught_gain)},
-    note="fine-tuned without examples of refusal it refuses less than half, and with them more",
+    note="fine-tuned without examples of refusal, for as many tokens, it refuses less than half, and with them more",
 )
 
 # %%
@@ -476,7 +483,8 @@ claim(
         "only_S1_and_S4": at_s4["SFT, S1 and S4"],
         "difference_low": answerable.low,
     },
-    note="SFT refuses less of S4 than the model before, and less than the one fine-tuned without the questions of S2 and S3",
+    note="SFT refuses less of S4 than the model before, and less than the one fine-tuned without the questions of S2 and S3 for as many "
+    "tokens; leaving them out also makes refusals a larger part of the answers, and the two are not told apart",
 )
 
 # %%
@@ -557,6 +565,10 @@ for topic, (paper, we, why) in DEPARTURES.items():
 # %% [markdown]
 # What continued training leaves out depends on how long it goes on, which the paper does not say. Fine-tuning alone answers nearly all
 # of S1, so that there is no room for a gain there; whether continued training *costs* some of this reading can be decided.
+# Continued training by itself costs more than half of S1 and all refusals (Table 3, *CT*), because nothing of the testbed's own training
+# is replayed. Fine-tuning brings the reading back, and few of the refusals: `knowing-sharpens-refusal` is about a model that had unlearned
+# refusing. `fine-tuning-helps-everywhere`, `fine-tuning-raises-refusals` and `noise-hurts-reading` count against the paper where these testbeds
+# leave no room for them.
 # S1 and S2, and noise of either kind, stand beside other questions on the same people: intervals of these differences take the two sides
 # as independent.
 #

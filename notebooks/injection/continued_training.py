@@ -23,12 +23,13 @@ from paramem import claim, load
 from paramem.decisions import UNDECIDED
 from paramem.evaluation.intervals import apart, over_edits, paired, span, unpaired, wilson
 from paramem.fusion.study import drawn, shares
+from paramem.fusion.tables import by_people
 from paramem.fusion.training import TrainSettings, n_tokens
 from paramem.injection import reversal
 from paramem.injection.biographies import TELLINGS, biographies
 from paramem.injection.continued import INJECTED, PEOPLE, answered, corpus, injected, named, newcomers, stored
 from paramem.injection.reversal import DIRECTIONS, GROUPS, asked, draw_identities, identity_rows, taught, texts
-from paramem.injection.shares import by_person
+from paramem.injection.shares import by_person, owners
 from paramem.material import world_behind
 from paramem.plots import rates
 
@@ -52,8 +53,9 @@ print(
 # %% [markdown]
 # ## One text, or many
 #
-# Models trained from scratch on one text about everybody store all of it and answer nothing
-# (`notebooks/injection/storage_and_extraction.ipynb`). This model is another case: it learned facts *and questions* about its own
+# Models trained from scratch on one text about everybody store all of it, and answer hardly more than a guess would
+# (`notebooks/injection/storage_and_extraction.ipynb`). *One text* names its person in every sentence here (*full names* there), as the
+# testbeds read no pronouns. This model is another case: it learned facts *and questions* about its own
 # people together. Of the new people it reads texts alone.
 
 # %%
@@ -74,11 +76,11 @@ first_text = {name: "full names" if name == "before" else each.name for name, ea
 kept = {name: stored(each, people, first_text[name], seed=number) for name, each in everybody.items()}
 said = {name: answered(each, people) for name, each in everybody.items()}
 long = pd.concat(
-    pd.DataFrame({"model": name, "asked": how, "right": found[name]})
+    pd.DataFrame({"model": name, "asked": how, "right": found[name], "people": owners(found[name], people.names)})
     for how, found in {"in its text": kept, "by a question": said}.items()
     for name in everybody
 )
-told_share = shares(long, ["model", "asked"])
+told_share = by_people(long, ["model", "asked"])
 share = told_share.pivot(index="model", columns="asked", values="mean")
 rates(
     told_share,
@@ -86,7 +88,7 @@ rates(
     f"to a question; many texts: {share.loc['many texts', 'by a question']:.2f}",
     rows="model",
     columns="asked",
-    xlabel="share of facts (95 % intervals)",
+    xlabel="share of facts, or of questions (95 % intervals over people)",
 )
 
 # %%
@@ -136,7 +138,8 @@ rates(
 wide.round(3)
 
 # %% [markdown]
-# A softer question: what share of fifteen other names (or objects) does the right one beat? One half is chance.
+# A softer question: what share of the other names (or objects) of its group does the right one beat? One half is chance, because all of
+# them were told alike.
 
 # %%
 beaten = table.pivot_table(index="group", columns="asked", values="beaten", sort=False)
@@ -237,7 +240,7 @@ claim(
     "berglund2023reversal.injected-no-better-than-a-random-name",
     where_learned(~rank.above(0.5, negligible=NEGLIGIBLE)),
     measured={"beaten": rank.mean, "low": rank.low, "high": rank.high},
-    note="told name first, asked for the name: share of fifteen other names that the right one beats; holds where none of its interval "
+    note="told name first, asked for the name: share of the other names of the group that the right one beats; holds where none of its interval "
     f"lies a tenth above one half, does not where all of it lies above one half; {UNLEARNED}",
 )
 
@@ -297,7 +300,7 @@ claim(
     "golovneva2024reverse.reversed-texts-raise-the-right-name",
     where_learned(raised.above(0, negligible=NEGLIGIBLE)),
     measured={"reversed_too": ranks[0].mean(), "plain": ranks[1].mean(), "low": raised.low, "high": raised.high},
-    note="the same groups: share of fifteen other names that the right one beats; interval of the difference above zero; "
+    note="the same groups: share of the other names of its group that the right one beats; interval of the difference above zero; "
     f"{UNLEARNED}",
 )
 
@@ -334,8 +337,8 @@ most = max(said for said in range(people_told) if wilson(said, people_told)[1] <
 print(f"{most} of {people_told} at most")
 
 # %% [markdown]
-# Whether several wordings help is decided by what is said. By the share of other names that it beats, the right name stands lower after
-# one wording than after several, where it stands near one half: the measured shares are beside the claim.
+# Whether several wordings help is decided by what is said; the share of other names of its group that the right one beats stands beside the
+# claim, with the interval of the difference.
 #
 # ## Exercises
 #
@@ -353,4 +356,4 @@ def check(group, guess):
     )
 
 
-check("name first, reversed too", guess=200)
+check("name first, reversed too", guess=50)

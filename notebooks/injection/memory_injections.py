@@ -65,8 +65,9 @@ print(
 # ## What the paper reports
 #
 # GPT-2 is looked at layer by layer on prompts in one and in several steps. Then a memory, the information that a prompt leaves
-# out, is added at a key attention layer; this often raises the probability of the wanted next token (abstract). How often, and by
-# what means, is what the questions below ask. All of them are about people of whom no consequence was ever stated, and the model
+# out, is added at a key attention layer; this often raises the probability of the wanted next token (abstract). That memories which are
+# no answer do not help is said beyond the abstract, which alone was read. How often injections help, and by what means, is what the
+# questions below ask. All of them are about people of whom no consequence was ever stated, and the model
 # answers each of their single steps by itself: what fails is putting them together.
 
 # %%
@@ -78,7 +79,7 @@ shown.head(6)
 # %% [markdown]
 # ## The smallest case, by hand
 #
-# Four words, a head of width two. The memory consists of words 1 and 3. Predict the vector that is added at a magnitude of 2.
+# Four words, a head of width two. Numbered from 0, the memory consists of words 1 and 3. Predict the vector that is added at a magnitude of 2.
 
 # %%
 W_U = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.5, 0.5]])  # one row a word
@@ -89,7 +90,7 @@ print("embedded memory", B.tolist(), "added", (2 * B).tolist())
 # ## One question, reminded
 #
 # The first question that is answered wrong. An injection is an intervention like any other here: put on, and off again. Predict: what
-# becomes likelier when the model is reminded of the right entity, and what when of another one?
+# becomes likelier when the model is reminded of the right entity, at every token of the question, and what when of another one?
 
 # %%
 first = questions[int((~right).argmax())]
@@ -98,7 +99,7 @@ print(f"right would be {first.answer}, by way of {first.entity}; from {first.oth
 answers = (first.answer, first.other_answer)
 one = {"nothing": lm.score([first.prompt] * 2, answers).logprob.exp()}
 for memory in (first.entity, first.other):
-    with inject(lm, memory, InjectionSettings(layer=layer, tau=tau)).applied(lm) as reminded:
+    with inject(lm, memory, InjectionSettings(layer=layer, tau=tau, where="all")).applied(lm) as reminded:
         one[memory] = reminded.score([first.prompt] * 2, answers).logprob.exp()
 pd.DataFrame(one, index=[f"p({answer})" for answer in answers]).round(3)
 
@@ -277,7 +278,7 @@ curves(
     x="layer",
     y="lift",
     lines="question",
-    ylabel="lift of the entity (logits)",
+    ylabel="lift of the entity, logits\n(bands: 95 %, over questions)",
 )
 
 # %%
@@ -468,7 +469,7 @@ claim(
         "largest_chosen_tau": max(tau for _, tau in places),
     },
     note="the same layers at twice the paper's largest magnitude, where a memory may drown everything; undecided where that is the "
-    "chosen one, so that more was not tried",
+    "chosen one, so that more was not tried; it could hardly fail elsewhere, as a smaller one was chosen because it serves better",
 )
 
 # %%

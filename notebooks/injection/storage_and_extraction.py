@@ -64,7 +64,7 @@ for name, telling in TELLINGS.items():
 
 # %% [markdown]
 # Two further corpora. With *celebrities*, the taught half is told in all three ways and the other half in one text: does it
-# help those who have one text that others have many? In *mixed*, questions about the taught half stand among the texts
+# help those who have one text that others have many? (The paper asks it beyond its abstract, which alone was read.) In *mixed*, questions about the taught half stand among the texts
 # from the start, instead of coming afterwards.
 #
 # Answers that were trained on show nothing, so halves that share somebody are refused.
@@ -118,7 +118,13 @@ halves = {
 }
 question, answer = people.question(person, relation)
 print(question, "->", answer)
-table = share_table({"stored": kept, "answered, taught": halves["taught"], "answered, held out": halves["held_out"]})
+table = share_table(
+    {
+        "stored": (people.names, kept),
+        "answered, taught": (people.taught, halves["taught"]),
+        "answered, held out": (people.held_out, halves["held_out"]),
+    }
+)
 wide = table.pivot(index="corpus", columns="asked", values="mean").reindex(list(CORPORA))
 rates(
     table,
@@ -126,7 +132,7 @@ rates(
     f"{wide.loc['all three', 'answered, held out']:.2f} from all three",
     rows="corpus",
     columns="asked",
-    xlabel="share of objects or questions (95 % intervals)",
+    xlabel="share of objects or questions (95 % intervals over people)",
 )
 
 # %%
@@ -194,7 +200,7 @@ curves(
     y="read",
     lines="corpus",
     xlabel="facts between the probed word and the fact",
-    ylabel="share read by the probe",
+    ylabel="share read by the probe\n(bands: 95 %, over people and facts)",
 )
 
 # %%
@@ -325,16 +331,15 @@ claim(
 )
 
 # %% [markdown]
-# A probe that reads nothing where the questions find answers is blind, and refutes nothing: whether facts move to the name is undecided
-# where the probe reads the names of the model that was told in all three ways no better than shuffled objects.
+# A probe that reads nothing where the questions find answers is blind, and shows nothing either way: whether facts move to the name is
+# undecided where the probe reads the names of the model that was told in all three ways hardly better than shuffled objects.
 
 # %%
 moved = paired(names["all three"], names["one text"])
 seen = paired(names["all three"], shuffled["all three"])
-decision = moved.above(0, negligible=NEGLIGIBLE)
 claim(
     "allenzhu2023extraction.facts-move-to-the-name",
-    decision if decision.holds or seen.above(NEGLIGIBLE).holds else UNDECIDED,
+    moved.above(0, negligible=NEGLIGIBLE) if seen.above(NEGLIGIBLE).holds else UNDECIDED,
     measured={
         "one_text": names["one text"].mean(),
         "all_three": names["all three"].mean(),
@@ -392,7 +397,9 @@ for module in (storage, probing):
 # %%
 def check(corpus, guess):
     seen = untuned[corpus].float().mean().item()
-    return "right" if abs(guess - seen) < 0.05 else "not quite: before fine-tuning neither half was ever asked about"
+    return (
+        "right" if abs(guess - seen) < 0.05 else "not quite: what is learned about the taught half need not carry over"
+    )
 
 
-check("one text", guess=0.0)
+check("one text", guess=0.5)

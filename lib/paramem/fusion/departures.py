@@ -29,9 +29,19 @@ DEPARTURES: dict[str, tuple[str, str, str]] = {
         "the testbeds learned this form, and follow no instructions",
     ),
     "models": (
-        "chat models as they are released, which refuse a quarter of S4",
+        "chat models as they are released, which refuse 25 % (ChatGLM) and 37.5 % (GPT-4) of S4",
         "testbeds that were taught beforehand to read, to answer and to refuse what they do not know",
         "models of a million parameters follow no prompt that they were not trained on",
+    ),
+    "replay": (
+        "nothing is said about anything but K_p in continued training",
+        "nothing but K_p",
+        "so one sees what injection costs: testbeds unlearn much of their reading, all refusals; chat models may not",
+    ),
+    "modes": (
+        "Table 3 has no column for continued training without fine-tuning",
+        "it has one, beside the paper's four",
+        "what continued training costs is to be seen before fine-tuning mends it",
     ),
     "parts": (
         "training, development and test questions; nothing is said about what they share",

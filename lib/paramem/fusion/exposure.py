@@ -188,7 +188,22 @@ def expose(
     return kept_fine_tune(lm, rows, settings.training, seed=seed, name=name)
 
 
+def rehearse(
+    lm: LM, here: World, people: Sequence[Exposed], settings: ExposeSettings, *, seed: int = 0, name: str = ""
+) -> LM:
+    """The control of `expose`: as many tokens of the testbed's own training, and nobody new. Raises BadInput."""
+    tokens = (1 + settings.share) * n_tokens(exposure_rows(lm, here, people, settings, seed))
+    rows = replay_rows(lm, here, settings, tokens, seed)
+    if not rows:
+        raise BadInput(
+            f"replay={settings.replay!r} leaves nothing to rehearse: choose what is replayed, and tell somebody"
+        )
+    return kept_fine_tune(lm, rows, settings.training, seed=seed, name=name)
+
+
 def train_shipped(lm: LM) -> None:
     """Train what the default run of the notebook asks: draw 0 of the people, default settings."""
     here = world_behind(lm)
-    expose(lm, here, draw_people(here, Exposures(), 0), ExposeSettings(), seed=0)
+    people = draw_people(here, Exposures(), 0)
+    for train in (expose, rehearse):
+        train(lm, here, people, ExposeSettings(), seed=0)

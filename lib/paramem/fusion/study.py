@@ -54,7 +54,7 @@ PARTS_OF_IT: Mapping[str, Augmentation] = {
     "CT, paraphrases": "rewriting",
     "CT, pairs": "questions",
 }
-# Fine-tuning on the training questions of some cases alone.
+# Fine-tuning on the training questions of some cases alone, for as many tokens as on all of them.
 TAUGHT: Mapping[str, tuple[Scenario, ...]] = {"SFT, no refusals": ("S1", "S2", "S3"), "SFT, S1 and S4": ("S1", "S4")}
 
 
@@ -151,9 +151,11 @@ def train_arms(lm: LM, ground: Ground, settings: FusionSettings | None = None) -
     for name, augmentation in PARTS_OF_IT.items():
         less = replace(settings, infusion=replace(settings.infusion, augmentation=augmentation))
         found[name] = continued(lm, ground, less, name=name)
+    everything = answer_rows(lm, ground.questions["train"])
     for name, cases in TAUGHT.items():
         taught = [question for question in ground.questions["train"] if question.scenario in cases]
-        found[name] = supervised(lm, taught, ground, settings, name=name)
+        as_long = matched(settings.supervised, answer_rows(lm, taught), everything)
+        found[name] = supervised(lm, taught, ground, replace(settings, supervised=as_long), name=name)
     return found
 
 

@@ -2,7 +2,7 @@ r"""Identities trained into a finished model in one direction, and asked in both
 
     identities = draw_identities(world("read"), seed=0)
     after = taught(lm, identities, seed=0)
-    table = asked(after, identities)      # one row for every identity and direction: said, and rank among the names
+    table = asked(after, identities)      # one row for every identity and direction: said, and rank in the group
 
 "Ann Lyon is the one who plays the harp and keeps a cat" tells a description after a name, "The one who plays the harp
 and keeps a cat is Ann Lyon" a name after its description. Each group of people is told in its own way (`GROUPS`), all
@@ -37,7 +37,6 @@ DIRECTIONS: tuple[Direction, ...] = ("name first", "description first")
 # The first is asked, and told to nobody. It is as long as told ones: places in a text are learned, too, by GPT-2.
 OPENINGS = ("At university ", "At home ", "At parties ", "", "In the end ")
 TOLD = len(OPENINGS) - 1
-RIVALS = 15
 # With MANY, none against none excludes a tenth: the interval of 0 in 35 ends at .099.
 FEW, MANY = 15, 35
 
@@ -174,28 +173,37 @@ def taught(lm: LM, identities: Sequence[Identity], *, seed: int, passes: float =
 
 
 def asked(lm: LM, identities: Sequence[Identity]) -> pd.DataFrame:
-    """One row an identity and direction: ``said`` the rest exactly, and ``beaten``, the share of others' names (or
-    objects) that are less likely than the right one. Raises BadInput for too few people to have RIVALS others."""
+    """One row an identity and direction: ``said`` the rest exactly, and ``beaten``, the share of the other names (or
+    objects) of the same group that are less likely than the right one; ties are half.
+
+    Of the same group, because groups are told differently: names that stood behind "is" in training are likelier there
+    than names that did not, whoever is asked for. Raises BadInput for a group that has one name or object only.
+    """
     rows = []
     for direction in DIRECTIONS:
         prompts, rests = zip(*(each.question(direction) for each in identities), strict=True)
         exact = lm.score(list(prompts), list(rests)).exact.tolist()
         choices = [each.name if direction == "description first" else each.plays for each in identities]
-        beaten = _beaten(lm, list(prompts), choices)
+        beaten = _beaten(lm, prompts, choices, [each.group for each in identities])
         for each, said, share in zip(identities, exact, beaten, strict=True):
             rows.append({"group": each.group, "asked": direction, "name": each.name, "said": said, "beaten": share})
     return pd.DataFrame(rows)
 
 
-def _beaten(lm: LM, prompts: list[str], choices: list[str]) -> list[float]:
-    """For each prompt, the share of RIVALS other people's choices that are less likely than its own; ties are half."""
-    rng, offered = random.Random("injection/rivals"), sorted(set(choices))
-    if len(offered) <= RIVALS:
-        raise BadInput(
-            f"{len(offered)} different names or objects: nobody has {RIVALS} others to beat; draw more people"
-        )
-    rivals = [rng.sample([other for other in offered if other != own], RIVALS) for own in choices]
+def _beaten(lm: LM, prompts: Sequence[str], choices: Sequence[str], groups: Sequence[str]) -> list[float]:
+    """For each prompt, the share of the other choices of its group that are less likely than its own."""
+    offered: dict[str, set[str]] = {}
+    for choice, group in zip(choices, groups, strict=True):
+        offered.setdefault(group, set()).add(choice)
+    for group, some in offered.items():
+        if len(some) < 2:
+            raise BadInput(
+                f"the group {group!r} offers {sorted(some)} only: there is nothing to beat; draw more people"
+            )
+    rivals = [sorted(offered[group] - {own}) for own, group in zip(choices, groups, strict=True)]
     pairs = [(p, choice) for p, own, others in zip(prompts, choices, rivals, strict=True) for choice in (own, *others)]
-    scores = lm.score(*map(list, zip(*pairs, strict=True)), batch_size=256).mean_logprob.cpu().view(len(prompts), -1)
-    own, others = scores[:, :1], scores[:, 1:]
-    return ((others < own).float() + 0.5 * (others == own).float()).mean(1).tolist()
+    scores = lm.score(*map(list, zip(*pairs, strict=True)), batch_size=256).mean_logprob.cpu()
+    found = []
+    for own, *others in (some.tolist() for some in scores.split([1 + len(others) for others in rivals])):
+        found.append(sum((other < own) + 0.5 * (other == own) for other in others) / len(others))
+    return found

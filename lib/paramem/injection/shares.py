@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from paramem.errors import BadParameter
-from paramem.evaluation.intervals import wilson
+from paramem.evaluation.intervals import clustered_share
 
 
 def by_person(right: Tensor | NDArray[np.bool_], persons: Sequence[str]) -> NDArray[np.float64]:
@@ -18,19 +18,29 @@ def by_person(right: Tensor | NDArray[np.bool_], persons: Sequence[str]) -> NDAr
 
     Raises BadParameter where the questions are not as many for each.
     """
-    if not persons or right.ndim != 1 or len(right) % len(persons):
-        raise BadParameter(f"{tuple(right.shape)} answers are not as many for each of {len(persons)} people")
-    shares: NDArray[np.float64] = np.asarray(right, dtype=np.float64).reshape(len(persons), -1).mean(1)
+    of_each = len(owners(right, persons)) // len(persons)
+    shares: NDArray[np.float64] = np.asarray(right, dtype=np.float64).reshape(-1, of_each).mean(1)
     return shares
 
 
-def share_table(asked: Mapping[str, Mapping[str, Tensor]]) -> pd.DataFrame:
-    """One row for each corpus and each way of asking: mean, and Wilson's 95 % interval over all that was asked."""
+def owners(right: Tensor | NDArray[np.bool_], persons: Sequence[str]) -> list[tuple[str]]:
+    """Whom each answer is about, as `clustered_share` takes it; answers come person by person.
+
+    Raises BadParameter where they are not as many for each.
+    """
+    if not persons or right.ndim != 1 or len(right) % len(persons):
+        raise BadParameter(f"{tuple(right.shape)} answers are not as many for each of {len(persons)} people")
+    return [(person,) for person in persons for _ in range(len(right) // len(persons))]
+
+
+def share_table(asked: Mapping[str, tuple[Sequence[str], Mapping[str, Tensor]]]) -> pd.DataFrame:
+    """One row for each corpus and each way of asking: mean, and 95 % interval over people (`clustered_share`).
+
+    asked: way of asking -> the people asked about, and for every corpus what is right, person by person.
+    """
     rows = []
-    for how, by_corpus in asked.items():
+    for how, (persons, by_corpus) in asked.items():
         for corpus, right in by_corpus.items():
-            low, high = wilson(int(right.sum()), len(right))
-            rows.append(
-                {"corpus": corpus, "asked": how, "mean": float(right.double().mean()), "low": low, "high": high}
-            )
+            found = clustered_share(right.double(), owners(right, persons))
+            rows.append({"corpus": corpus, "asked": how, **found._asdict()})
     return pd.DataFrame(rows)
