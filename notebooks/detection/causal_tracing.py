@@ -215,7 +215,7 @@ effect_curves(
 
 # %%
 for name, effect in at_subject.items():
-    print(f"{name:17s} by layer:", *(f"{mean:.3f}" for mean in effect.mean(0)))
+    print(f"{name:17s} by layer:", *(f"{mean:.3f}" for mean in effect.mean(0).round(3) + 0.0))
 
 # %% [markdown]
 # ## Does it matter how the subject is corrupted?

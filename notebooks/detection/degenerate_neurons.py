@@ -188,7 +188,7 @@ rates(
 
 # %%
 print(f"{len(have)} facts with shared neurons")
-print(table.round(3).replace(-0.0, 0.0).to_string(index=False))
+print(table.round(2).replace(-0.0, 0.0).to_string(index=False))
 
 # %% [markdown]
 # The shared neurons were found in Spanish too, so that they matter there is half of their definition. A test that can fail takes
@@ -266,7 +266,7 @@ sums = pd.DataFrame(measured, columns=names).groupby("fact").mean()
 print(
     f"{len(sums)} facts with degenerate pairs, in their other wordings: mean fall without either, added up, and without both"
 )
-print(sums.mean().round(3).to_string())
+print(sums.mean().round(2).to_string())
 
 # %% [markdown]
 # ## Claims
@@ -334,6 +334,7 @@ claim(
         "facts": len(sums),
     },
     note="on log-odds, in wordings that the pairs were not picked in; false where fewer than two facts have a pair",
+    digits=2,
 )
 
 # %% [markdown]

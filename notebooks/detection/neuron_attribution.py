@@ -159,7 +159,7 @@ found = pd.DataFrame(
         ]
     }
 )
-print((found.round(3) + 0.0).to_string())
+print((found.round(2) + 0.0).to_string())
 
 # %% [markdown]
 # ## Query neurons

@@ -350,9 +350,8 @@ updates = {
     f"MEMIT, lambda {lam:g} x width": least_squares_delta(C, K, R, lam * lm.d_mlp) for lam in (1, 1e-2, 1e-4, 1e-6)
 }
 updates["EMMET"] = equality_delta(C, K, R)
-pd.Series({name: float((each.dense() - by_rome).norm() / by_rome.norm()) for name, each in updates.items()}).map(
-    "{:.0e}".format
-)
+off = {name: float((each.dense() - by_rome).norm() / by_rome.norm()) for name, each in updates.items()}
+pd.Series({name: f"{size:.0e}" if size > 1e-14 else "none but rounding" for name, size in off.items()})
 
 # %%
 own = {name: written(lm, hundred, edits[name]) for name in ("MEMIT", "EMMET")}

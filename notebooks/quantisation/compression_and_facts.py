@@ -229,7 +229,7 @@ rates(
 )  # fmt: skip
 
 # %%
-ones.pivot_table(index="method", columns="group", values="exact").round(2)
+ones.pivot_table(index="method", columns="group", values="exact").round(1)
 
 # %% [markdown]
 # ## Claims
