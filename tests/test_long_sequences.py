@@ -23,6 +23,7 @@ from paramem.editing.long_sequences import (
 )
 from paramem.editing.rome import RomeSettings, rome
 from paramem.editing.sequence import running
+from paramem.editing.trained import load as trained_for
 from paramem.errors import BadInput
 from paramem.facts import EditRequest
 from paramem.interventions import Dense, Intervention, WeightDelta
@@ -97,7 +98,8 @@ def test_the_shipped_sums_are_of_the_present_model_edits_and_settings() -> None:
     from paramem.material import text_for
 
     lm = load("edit-gpt2-s0", device="cpu")
-    plan, editors = long_run(lm, n=1000), sequences(lm, text_for(lm, n=1000))
+    texts, trained = text_for(lm, n=1000), trained_for("mend", lm)
+    plan, editors = long_run(lm, n=1000), sequences(lm, texts, trained=trained)
     for name, checkpoints in REBUILT.items():
         assert all(shipped(lm, plan.edits, editors[name], n) for n in checkpoints), f"{name}: rebuild the sums"
     assert not shipped(lm, plan.edits[1:], editors["ROME"], 999), "the control: other edits"

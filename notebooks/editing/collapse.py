@@ -67,7 +67,8 @@ looked([before])[["measure", "value", "items"]].round(3)
 # Every edit is made on the model that the earlier ones left, by every editor with its defaults: ROME and FT-L in one layer, MEMIT and
 # AlphaEdit in two, AdaLoRA in the attention of all, MEND with networks that were trained on single edits of other subjects. GRACE adds
 # a code beside the weights for each. AdaLoRA, the dearest, makes three hundred. What a sequence of weight changes adds up to is a small file, found by a hash of model, edits and
-# settings; it is made where it is not kept. So the default profile makes the first edits itself and then looks at kept sums. The lines of
+# settings; it is made where it is not kept. So the default profile makes the first edits itself (but MEND's, whose steps grow until what
+# kinds of CPU round differently is seen) and then looks at kept sums. The lines of
 # editors of which no sum is kept end at thirty on this page; what the full profile found for them after a hundred, three hundred
 # and a thousand edits is part of what is measured for the claim, in `results/editing/collapse.json`.
 
