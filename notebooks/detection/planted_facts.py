@@ -277,7 +277,7 @@ for share in (0.005, 0.05):
 costs = pd.DataFrame(rows)
 losses = costs.groupby(["dropped", "localiser"], sort=False).mean().drop(columns="fact")
 print("rise of the loss (nats) and share of facts forgotten:")
-print(losses.round(3).to_string())
+print(losses.round(2).to_string())
 
 # %%
 each = costs[costs["dropped"] == 0.005].pivot(index="fact", columns="localiser", values=["rise, own", "rise, others"])
