@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from paramem.editing.statistics import cache_folder
 from paramem.errors import BadParameter
 from paramem.fusion.training import TrainSettings, fine_tune
+from paramem.interventions.storage import digest
 from paramem.lm import LM
 from paramem.world.recipe import Row
 from paramem.world.weights import write_atomically
@@ -84,15 +85,30 @@ def kept(file: str, make: Callable[[], dict[str, Tensor]], use: Callable[[Tensor
 
     ``use`` raises KeyError or ValueError for tensors that do not fit. note: about them, for who looks into the file.
     """
-    into = _into.get()
-    for folder in [SHIPPED, cache_folder() / "trained"] if into is None else [into]:
+    into = _into.get() or cache_folder() / "trained"
+    for folder in [into] if _into.get() else [SHIPPED, into]:
         with suppress(OSError, SafetensorError, KeyError, ValueError):
-            return use(unpacked((folder / file).read_bytes()))
+            return use(read((folder / file).read_bytes()))
     tensors = make()
     with suppress(OSError):
-        data = save(tensors, metadata={"paramem": json.dumps({**note, "torch": torch.__version__})})
-        write_atomically((into or cache_folder() / "trained") / file, data)
+        write_atomically(into / file, written(tensors, {**note, "torch": torch.__version__}))
     return use(tensors)
+
+
+def written(tensors: Tensors, note: Mapping[str, object]) -> bytes:
+    """A file of tensors, with a note and their sha256 in its header."""
+    told = {**note, "sha256": digest("kept", {}, tensors)}
+    return save(dict(tensors), metadata={"paramem": json.dumps(told)})
+
+
+def read(data: bytes) -> Tensors:
+    """What `written` wrote. Raises SafetensorError, KeyError or ValueError for a damaged file, or for another one."""
+    tensors = unpacked(data)
+    size = int.from_bytes(data[:8], "little")  # of the header, which follows
+    told = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["paramem"])
+    if not isinstance(told, dict) or told.get("sha256") != digest("kept", {}, tensors):
+        raise ValueError("the tensors are not those that were written")
+    return tensors
 
 
 def file_name(lm: LM, rows: Sequence[Row], settings: TrainSettings, seed: int, recipe: str = "") -> str:
