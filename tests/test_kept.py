@@ -215,3 +215,31 @@ def test_shipped_models_are_trained_from_nothing_and_swapped_at_the_end(lm, rows
         names = [file.name for file in tmp_path.rglob("*.safetensors")]
         assert names == ["stale.safetensors"] if fails else names == [file_name(lm, rows, SETTINGS, 0)]
     assert len(trained) == 2
+
+
+def test_an_interruption_of_the_swap_loses_no_shipped_model(lm, rows, tmp_path, monkeypatch):
+    shipped, move = tmp_path / "trained", Path.replace
+    shipped.mkdir()
+    (shipped / "stale.safetensors").write_bytes(b"old")
+
+    def train(lm):
+        for seed in (0, 1):
+            kept_fine_tune(lm, rows, SETTINGS, seed=seed)
+
+    def interrupted(path, target):
+        if Path(target).parent == shipped and len([*shipped.iterdir()]) == 2:
+            raise KeyboardInterrupt
+        return move(path, target)
+
+    monkeypatch.setitem(sys.modules, "a_study", SimpleNamespace(train_shipped=train))
+    monkeypatch.setattr(kept, "TRAINED_BY", {"a_study": "read-s0"})
+    names = {file_name(lm, rows, SETTINGS, seed) for seed in (0, 1)}
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        kept.rebuild(shipped)
+    left = {file.name for file in shipped.iterdir()}
+    assert "stale.safetensors" in left
+    assert len(left & names) == 1
+    monkeypatch.setattr(Path, "replace", move)
+    kept.rebuild(shipped)
+    assert {file.name for file in shipped.iterdir()} == names

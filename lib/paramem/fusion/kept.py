@@ -175,7 +175,7 @@ TRAINED_BY = {
 
 
 def rebuild(folder: Path = SHIPPED) -> None:
-    """Train all models that are shipped again, from nothing; an interruption leaves those that are there."""
+    """Train all models that are shipped again, from nothing; an interruption loses none of those that are there."""
     from paramem.models import load
 
     with TemporaryDirectory(dir=folder.parent) as place, keeping(Path(place)):
@@ -183,10 +183,9 @@ def rebuild(folder: Path = SHIPPED) -> None:
             importlib.import_module(module).train_shipped(load(model))
             print(f"{model}: the models of {module} are trained", flush=True)
         folder.mkdir(exist_ok=True)
-        for old in folder.glob("*.safetensors"):
+        made = [new.replace(folder / new.name) for new in Path(place).iterdir()]
+        for old in set(folder.glob("*.safetensors")) - set(made):
             old.unlink()
-        for new in Path(place).iterdir():
-            new.replace(folder / new.name)
 
 
 if __name__ == "__main__":
