@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,14 @@ from safetensors.torch import load as unpacked
 from safetensors.torch import save
 
 from paramem import load
+from paramem.editing.statistics import cache_folder
 from paramem.errors import BadInput, BadParameter
 from paramem.fusion import kept
 from paramem.fusion.kept import (
     SHIPPED,
     STEPS,
     TRAINED_BY,
+    NotKept,
     file_name,
     keeping,
     kept_fine_tune,
@@ -141,11 +144,30 @@ def test_a_file_says_the_same_again_whatever_the_order_of_its_tensors(lm, rows):
     assert written({**change, name: -change[name]}, {"model": lm.name}) != data  # the control
 
 
-def test_a_folder_that_cannot_be_written_costs_the_cache_only(lm, rows, tmp_path):
+def test_a_folder_that_cannot_be_written_costs_the_cache_only_and_says_so_once(lm, rows, tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
-    with keeping(blocked / "below"):
-        assert not torch.equal(weights(kept_fine_tune(lm, rows, SETTINGS)), weights(lm))
+    monkeypatch.setenv("PARAMEM_CACHE", str(blocked))
+    with pytest.warns(NotKept, match=r"file/trained cannot be written \(Not a directory\); set PARAMEM_CACHE"):
+        first = kept_fine_tune(lm, rows, SETTINGS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = kept_fine_tune(lm, rows, SETTINGS)
+        with keeping(tmp_path):
+            whole = kept_fine_tune(lm, rows, SETTINGS)
+    assert torch.equal(weights(first), weights(whole))
+    assert torch.equal(weights(first), weights(again))
+    assert not torch.equal(weights(first), weights(lm))
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch):
+    monkeypatch.setenv("PARAMEM_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert cache_folder() == Path.home() / ".cache/paramem"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cache_folder() == Path("/caches/paramem")
+    monkeypatch.setenv("PARAMEM_CACHE", "/mine")
+    assert cache_folder() == Path("/mine")
 
 
 def test_what_is_trained_and_under_what_is_in_the_name_as_its_recipe(lm, rows, tmp_path):

@@ -19,9 +19,11 @@ import copy
 import hashlib
 import importlib
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -50,6 +52,10 @@ Tensors = Mapping[str, Tensor]
 _into: ContextVar[Path | None] = ContextVar("paramem_kept_into", default=None)
 
 
+class NotKept(UserWarning):
+    """What was made at length could not be written, and will be made again the next time."""
+
+
 def kept_fine_tune(
     lm: LM,
     rows: Sequence[Row],
@@ -64,7 +70,8 @@ def kept_fine_tune(
     """`fine_tune`, its change rounded to eight bits: found where it was kept, else trained now and kept.
 
     train, during: as there. A function has no hash, so recipe says all that decides what the two do.
-    A folder that cannot be written costs the cache, not the result; a damaged file is made again.
+    A folder that cannot be written costs the cache, not the result, and warns `NotKept` once; a damaged file is made
+    again.
     Raises BadInput without rows, BadParameter for train or during without a recipe.
     """
     if not recipe and (train is not None or during is not nullcontext):
@@ -90,8 +97,10 @@ def kept(file: str, make: Callable[[], dict[str, Tensor]], use: Callable[[Tensor
         with suppress(OSError, SafetensorError, KeyError, ValueError):
             return use(read((folder / file).read_bytes()))
     tensors = make()
-    with suppress(OSError):
+    try:
         write_atomically(into / file, written(tensors, {**note, "torch": torch.__version__}))
+    except OSError as error:
+        _warn(into, error.strerror or str(error))
     return use(tensors)
 
 
@@ -109,6 +118,17 @@ def read(data: bytes) -> Tensors:
     if not isinstance(told, dict) or told.get("sha256") != digest("kept", {}, tensors):
         raise ValueError("the tensors are not those that were written")
     return tensors
+
+
+@cache
+def _warn(folder: Path, cause: str) -> None:
+    """Once for every folder and cause: each of many trainings would say the same."""
+    warnings.warn(
+        f"what was trained is not kept and will be trained again the next time: {folder} cannot be written ({cause}); "
+        "set PARAMEM_CACHE to a folder that can",
+        NotKept,
+        stacklevel=4,
+    )
 
 
 def file_name(lm: LM, rows: Sequence[Row], settings: TrainSettings, seed: int, recipe: str = "") -> str:
