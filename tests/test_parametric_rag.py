@@ -240,6 +240,18 @@ def test_one_adapter_for_several_documents_is_no_sum_of_theirs() -> None:
     assert not same(three.delta, other.delta, atol=2e-3)
 
 
+def test_bundles_that_their_names_do_not_tell_apart_are_refused() -> None:
+    one, other = duel().pages[:2]
+    joined = replace(one, name=f"{one.name} + {other.name}")
+    for bundles in ([[one], [one.without(pairs=True)]], [[joined], [one, other]], [[one, other], [joined]]):
+        with pytest.raises(BadInput, match=f"two bundles are called '{one.name}.*rename a document"):
+            encode_together(model(), bundles, QUICK)
+    with pytest.raises(BadInput, match=f"'{one.name} . {other.name} . {one.name}' holds '{one.name}' twice"):
+        encode_together(model(), [[other], [one, other, one]], QUICK)
+    first, second = encode_together(model(), [[one, other], (one, other)], QUICK)  # the control
+    assert first.delta is second.delta
+
+
 # Merging
 
 
