@@ -1,7 +1,9 @@
 """Fine-tuned models that are kept: found by all that went into them, the same numbers whether found or made."""
 
 import importlib
+import json
 import sys
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +11,25 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load as unpacked
+from safetensors.torch import save
 
 from paramem import load
+from paramem.editing.statistics import cache_folder
 from paramem.errors import BadInput, BadParameter
 from paramem.fusion import kept
-from paramem.fusion.kept import SHIPPED, STEPS, TRAINED_BY, file_name, keeping, kept_fine_tune, packed
+from paramem.fusion.kept import (
+    SHIPPED,
+    STEPS,
+    TRAINED_BY,
+    NotKept,
+    file_name,
+    keeping,
+    kept_fine_tune,
+    packed,
+    read,
+    written,
+)
 from paramem.fusion.training import TrainSettings, fine_tune, text_row
 from paramem.lm import LM
 
@@ -77,7 +93,31 @@ def test_everything_that_goes_into_a_training_is_in_its_name(lm, rows):
     assert file_name(lm.with_(name="another"), [*rows], SETTINGS, 0) == file_name(lm, rows, SETTINGS, 0)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "another model's"])
+def flipped(data: bytes, place: int) -> bytes:
+    """The data with one bit changed."""
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+def not_a_number(data: bytes) -> bytes:
+    """The file with the sizes of all steps lost; its header is as it was."""
+    tensors = {key: part if part.dtype == torch.int8 else part * torch.nan for key, part in unpacked(data).items()}
+    size = int.from_bytes(data[:8], "little")
+    return save(tensors, metadata=json.loads(data[8 : 8 + size])["__metadata__"])
+
+
+DAMAGES = {
+    "cut": lambda data: data[:100],
+    "empty": lambda data: b"",
+    "a bit in its middle": lambda data: flipped(data, len(data) // 2),
+    "a bit at its end": lambda data: flipped(data, len(data) - 1),
+    "no number": not_a_number,
+    "no tensors": lambda data: save({}),
+    "no tensors, but a note": lambda data: save({}, metadata={"paramem": "[]"}),
+    "no hash": lambda data: save(unpacked(data), metadata={"paramem": "{}"}),
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "another model's"])
 def test_a_damaged_file_is_made_again(lm, rows, tmp_path: Path, damage):
     with keeping(tmp_path):
         made = kept_fine_tune(lm, rows, SETTINGS)
@@ -89,17 +129,45 @@ def test_a_damaged_file_is_made_again(lm, rows, tmp_path: Path, damage):
             (theirs,) = set(tmp_path.iterdir()) - {file}
             theirs.replace(file)
         else:
-            file.write_bytes(good[:100] if damage == "cut" else b"")
+            file.write_bytes(DAMAGES[damage](good))
         again = kept_fine_tune(lm, rows, SETTINGS)
     assert torch.equal(weights(made), weights(again))
     assert file.read_bytes() == good
 
 
-def test_a_folder_that_cannot_be_written_costs_the_cache_only(lm, rows, tmp_path):
+def test_a_file_says_the_same_again_whatever_the_order_of_its_tensors(lm, rows):
+    change = packed(lm, fine_tune(lm, rows, SETTINGS))
+    data = written(change, {"model": lm.name})
+    assert written(dict(reversed(change.items())), {"model": lm.name}) == data
+    assert all(torch.equal(part, change[key]) for key, part in read(data).items())
+    name = next(iter(change))
+    assert written({**change, name: -change[name]}, {"model": lm.name}) != data  # the control
+
+
+def test_a_folder_that_cannot_be_written_costs_the_cache_only_and_says_so_once(lm, rows, tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
-    with keeping(blocked / "below"):
-        assert not torch.equal(weights(kept_fine_tune(lm, rows, SETTINGS)), weights(lm))
+    monkeypatch.setenv("PARAMEM_CACHE", str(blocked))
+    with pytest.warns(NotKept, match=r"file/trained cannot be written \(Not a directory\); set PARAMEM_CACHE"):
+        first = kept_fine_tune(lm, rows, SETTINGS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = kept_fine_tune(lm, rows, SETTINGS)
+        with keeping(tmp_path):
+            whole = kept_fine_tune(lm, rows, SETTINGS)
+    assert torch.equal(weights(first), weights(whole))
+    assert torch.equal(weights(first), weights(again))
+    assert not torch.equal(weights(first), weights(lm))
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch):
+    monkeypatch.setenv("PARAMEM_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert cache_folder() == Path.home() / ".cache/paramem"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cache_folder() == Path("/caches/paramem")
+    monkeypatch.setenv("PARAMEM_CACHE", "/mine")
+    assert cache_folder() == Path("/mine")
 
 
 def test_what_is_trained_and_under_what_is_in_the_name_as_its_recipe(lm, rows, tmp_path):
@@ -169,3 +237,31 @@ def test_shipped_models_are_trained_from_nothing_and_swapped_at_the_end(lm, rows
         names = [file.name for file in tmp_path.rglob("*.safetensors")]
         assert names == ["stale.safetensors"] if fails else names == [file_name(lm, rows, SETTINGS, 0)]
     assert len(trained) == 2
+
+
+def test_an_interruption_of_the_swap_loses_no_shipped_model(lm, rows, tmp_path, monkeypatch):
+    shipped, move = tmp_path / "trained", Path.replace
+    shipped.mkdir()
+    (shipped / "stale.safetensors").write_bytes(b"old")
+
+    def train(lm):
+        for seed in (0, 1):
+            kept_fine_tune(lm, rows, SETTINGS, seed=seed)
+
+    def interrupted(path, target):
+        if Path(target).parent == shipped and len([*shipped.iterdir()]) == 2:
+            raise KeyboardInterrupt
+        return move(path, target)
+
+    monkeypatch.setitem(sys.modules, "a_study", SimpleNamespace(train_shipped=train))
+    monkeypatch.setattr(kept, "TRAINED_BY", {"a_study": "read-s0"})
+    names = {file_name(lm, rows, SETTINGS, seed) for seed in (0, 1)}
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        kept.rebuild(shipped)
+    left = {file.name for file in shipped.iterdir()}
+    assert "stale.safetensors" in left
+    assert len(left & names) == 1
+    monkeypatch.setattr(Path, "replace", move)
+    kept.rebuild(shipped)
+    assert {file.name for file in shipped.iterdir()} == names

@@ -12,7 +12,7 @@ import torch
 
 from paramem.errors import BadInput, BadParameter, IncompatibleIntervention, PromptTooLong
 from paramem.fusion.documents import LeakingSplit
-from paramem.fusion.kept import STEPS, keeping
+from paramem.fusion.kept import STEPS, keeping, read, written
 from paramem.fusion.study import continuations
 from paramem.fusion.training import n_tokens
 from paramem.injection import rag_study
@@ -173,7 +173,22 @@ def test_a_file_of_adapters_that_does_not_fit_is_made_again(tmp_path: Path) -> N
         whole = file.read_bytes()
         encode(model(), duel().pages[:1], QUICK, keep=True)
         (other,) = [each for each in tmp_path.iterdir() if each != file]
-        for damage in (other.read_bytes(), whole[:1000], b""):
+        key, good = next(key for key in read(whole) if key.endswith("left")), read(whole)
+        odd = {
+            "one factor": {key: good[key][:, :1]},
+            "one factor throughout": {key: part[:, :1] for key, part in good.items()},
+            "too wide": {key: good[key].repeat(1, 1, 2)},
+            "flat": {key: good[key][0]},
+            "one size": {f"{key}/scale": good[f"{key}/scale"][:, :1]},
+            "sizes of others": {f"{key}/scale": good[f"{key}/scale"].repeat(1, 7)},
+        }
+        foreign = [
+            written({name: part.contiguous() for name, part in {**good, **parts}.items()}, {}) for parts in odd.values()
+        ]
+        middle = len(whole) // 2
+        bit = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        less = written({name: part for name, part in good.items() if "layers.0" not in name}, {})
+        for damage in (other.read_bytes(), whole[:1000], b"", bit, less, written({}, {}), *foreign):
             file.write_bytes(damage)
             again = encode(model(), duel().pages[:2], QUICK, keep=True)
             assert [each.fingerprint() for each in again] == [each.fingerprint() for each in right]
@@ -223,6 +238,18 @@ def test_one_adapter_for_several_documents_is_no_sum_of_theirs() -> None:
     assert set(three.ranks.values()) == {QUICK.encoding.rank}
     assert not same(three.delta, merge(adapters()[:3]).delta, atol=2e-3)
     assert not same(three.delta, other.delta, atol=2e-3)
+
+
+def test_bundles_that_their_names_do_not_tell_apart_are_refused() -> None:
+    one, other = duel().pages[:2]
+    joined = replace(one, name=f"{one.name} + {other.name}")
+    for bundles in ([[one], [one.without(pairs=True)]], [[joined], [one, other]], [[one, other], [joined]]):
+        with pytest.raises(BadInput, match=f"two bundles are called '{one.name}.*rename a document"):
+            encode_together(model(), bundles, QUICK)
+    with pytest.raises(BadInput, match=f"'{one.name} . {other.name} . {one.name}' holds '{one.name}' twice"):
+        encode_together(model(), [[other], [one, other, one]], QUICK)
+    first, second = encode_together(model(), [[one, other], (one, other)], QUICK)  # the control
+    assert first.delta is second.delta
 
 
 # Merging

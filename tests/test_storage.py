@@ -345,6 +345,20 @@ def test_fine_tuned_models_are_found_where_they_were_stored(tmp_path: Path, monk
     assert not torch.allclose(found.flat, models.flat, atol=2e-3)
     longer = shipped.load_tuned("fresh-llama-s7", study.with_sizes(tuning_steps=5), models)
     assert not torch.allclose(longer.flat, found.flat, atol=2e-3)  # the control: other sizes are trained
+    people = study.people
+    exchanged = replace(study, people=replace(people, taught=people.held_out, held_out=people.taught))
+    one, other = (people.values[name] for name in people.taught[:2])
+    liars = replace(people, values={**people.values, people.taught[0]: other, people.taught[1]: one})
+    for another in (exchanged, replace(study, people=liars), replace(study, seed=4)):
+        assert torch.equal(shipped.load_tuned("fresh-llama-s7", another, models).flat, tuned(models, another).flat)
+        assert not torch.equal(tuned(models, another).flat.half(), found.flat.half())
+
+
+def test_a_study_of_another_draw_is_tuned_and_no_file_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipped, "tuned", lambda models, study: models)
+    study, models = shipped.load("fresh-gpt2-s1")
+    assert shipped.load_tuned("fresh-gpt2-s0", study, models) is models
+    assert shipped.load_tuned("fresh-gpt2-s1", study, models) is not models  # the control
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

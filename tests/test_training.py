@@ -7,7 +7,9 @@ import itertools
 import json
 import random
 import signal
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from paramem.world import build as building
 from paramem.world.cards import Measure, read_card
 from paramem.world.recipe import Draw, Recipe, Row, Stage, batches, collate, recipe_hash
 from paramem.world.training import build_model, train, weighted_loss
-from paramem.world.weights import load_state, with_fp16_rounding
+from paramem.world.weights import load_state, with_fp16_rounding, write_atomically
 
 WORDS = ("<pad>", "<s>", *(f"w{i}" for i in range(14)))
 STAGES = (
@@ -177,6 +179,38 @@ def test_fp16_rounding_comes_off_again() -> None:
         assert any(not torch.equal(p, before[name]) for name, p in model.named_parameters())
         assert all(torch.equal(p, p.half().float()) for p in model.parameters())
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_threads_that_write_one_file_never_show_a_part_of_it(tmp_path: Path) -> None:
+    path, contents = tmp_path / "weights", {bytes([number]) * 400_000 for number in range(8)}
+    start = threading.Barrier(len(contents))
+
+    def write(data: bytes) -> int:
+        start.wait()
+        whole = 0
+        for _ in range(5):
+            write_atomically(path, data)
+            whole += path.read_bytes() in contents
+        return whole
+
+    with ThreadPoolExecutor(len(contents)) as pool:
+        assert list(pool.map(write, contents)) == [5] * len(contents)
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    path = tmp_path / "weights"
+    write_atomically(path, b"old")
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(path, b"new")
+    assert [*tmp_path.iterdir()] == [path]
+    assert path.read_bytes() == b"old"
 
 
 def test_initial_weights_follow_the_seed_and_leave_the_global_generator_alone() -> None:

@@ -23,10 +23,10 @@ from paramem.models import LM
 
 
 def cache_folder() -> Path:
-    """``$PARAMEM_CACHE``, or ``paramem`` in the user's cache folder."""
-    if "PARAMEM_CACHE" in os.environ:
-        return Path(os.environ["PARAMEM_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "paramem"
+    """``$PARAMEM_CACHE``, or ``paramem`` in the user's cache folder; an empty variable counts as unset."""
+    if own := os.environ.get("PARAMEM_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paramem"
 
 
 @torch.no_grad()

@@ -19,9 +19,11 @@ import copy
 import hashlib
 import importlib
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -36,6 +38,7 @@ from torch import Tensor, nn
 from paramem.editing.statistics import cache_folder
 from paramem.errors import BadParameter
 from paramem.fusion.training import TrainSettings, fine_tune
+from paramem.interventions.storage import digest
 from paramem.lm import LM
 from paramem.world.recipe import Row
 from paramem.world.weights import write_atomically
@@ -47,6 +50,10 @@ FORMAT = 1  # in every hash: raise it when what `fine_tune` does with the same r
 T = TypeVar("T")
 Tensors = Mapping[str, Tensor]
 _into: ContextVar[Path | None] = ContextVar("paramem_kept_into", default=None)
+
+
+class NotKept(UserWarning):
+    """What was made at length could not be written, and will be made again the next time."""
 
 
 def kept_fine_tune(
@@ -63,7 +70,8 @@ def kept_fine_tune(
     """`fine_tune`, its change rounded to eight bits: found where it was kept, else trained now and kept.
 
     train, during: as there. A function has no hash, so recipe says all that decides what the two do.
-    A folder that cannot be written costs the cache, not the result; a damaged file is made again.
+    A folder that cannot be written costs the cache, not the result, and warns `NotKept` once; a damaged file is made
+    again.
     Raises BadInput without rows, BadParameter for train or during without a recipe.
     """
     if not recipe and (train is not None or during is not nullcontext):
@@ -84,15 +92,43 @@ def kept(file: str, make: Callable[[], dict[str, Tensor]], use: Callable[[Tensor
 
     ``use`` raises KeyError or ValueError for tensors that do not fit. note: about them, for who looks into the file.
     """
-    into = _into.get()
-    for folder in [SHIPPED, cache_folder() / "trained"] if into is None else [into]:
+    into = _into.get() or cache_folder() / "trained"
+    for folder in [into] if _into.get() else [SHIPPED, into]:
         with suppress(OSError, SafetensorError, KeyError, ValueError):
-            return use(unpacked((folder / file).read_bytes()))
+            return use(read((folder / file).read_bytes()))
     tensors = make()
-    with suppress(OSError):
-        data = save(tensors, metadata={"paramem": json.dumps({**note, "torch": torch.__version__})})
-        write_atomically((into or cache_folder() / "trained") / file, data)
+    try:
+        write_atomically(into / file, written(tensors, {**note, "torch": torch.__version__}))
+    except OSError as error:
+        _warn(into, error.strerror or str(error))
     return use(tensors)
+
+
+def written(tensors: Tensors, note: Mapping[str, object]) -> bytes:
+    """A file of tensors, with a note and their sha256 in its header."""
+    told = {**note, "sha256": digest("kept", {}, tensors)}
+    return save(dict(tensors), metadata={"paramem": json.dumps(told)})
+
+
+def read(data: bytes) -> Tensors:
+    """What `written` wrote. Raises SafetensorError, KeyError or ValueError for a damaged file, or for another one."""
+    tensors = unpacked(data)
+    size = int.from_bytes(data[:8], "little")  # of the header, which follows
+    told = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["paramem"])
+    if not isinstance(told, dict) or told.get("sha256") != digest("kept", {}, tensors):
+        raise ValueError("the tensors are not those that were written")
+    return tensors
+
+
+@cache
+def _warn(folder: Path, cause: str) -> None:
+    """Once for every folder and cause: each of many trainings would say the same."""
+    warnings.warn(
+        f"what was trained is not kept and will be trained again the next time: {folder} cannot be written ({cause}); "
+        "set PARAMEM_CACHE to a folder that can",
+        NotKept,
+        stacklevel=4,
+    )
 
 
 def file_name(lm: LM, rows: Sequence[Row], settings: TrainSettings, seed: int, recipe: str = "") -> str:
@@ -159,7 +195,7 @@ TRAINED_BY = {
 
 
 def rebuild(folder: Path = SHIPPED) -> None:
-    """Train all models that are shipped again, from nothing; an interruption leaves those that are there."""
+    """Train all models that are shipped again, from nothing; an interruption loses none of those that are there."""
     from paramem.models import load
 
     with TemporaryDirectory(dir=folder.parent) as place, keeping(Path(place)):
@@ -167,10 +203,9 @@ def rebuild(folder: Path = SHIPPED) -> None:
             importlib.import_module(module).train_shipped(load(model))
             print(f"{model}: the models of {module} are trained", flush=True)
         folder.mkdir(exist_ok=True)
-        for old in folder.glob("*.safetensors"):
+        made = [new.replace(folder / new.name) for new in Path(place).iterdir()]
+        for old in set(folder.glob("*.safetensors")) - set(made):
             old.unlink()
-        for new in Path(place).iterdir():
-            new.replace(folder / new.name)
 
 
 if __name__ == "__main__":

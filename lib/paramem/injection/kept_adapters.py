@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from paramem.editing.low_rank import adapted
 from paramem.fusion.kept import FORMAT, Tensors, hashed, kept, rounded
 from paramem.injection.document_adapter import DocumentAdapter, base_fingerprint
 from paramem.injection.document_encoding import EncodingSettings, train_adapters
@@ -33,7 +34,7 @@ def kept_adapters(lm: LM, rows: Documents, settings: EncodingSettings) -> list[D
     return kept(
         file_name(lm, rows, settings),
         lambda: packed(train_adapters(lm, rows, settings)),
-        lambda found: unpacked(lm, list(rows), found),
+        lambda found: unpacked(lm, list(rows), found, settings),
         model=lm.name,
         documents=len(rows),
         settings=repr(settings),
@@ -57,18 +58,16 @@ def packed(adapters: Sequence[DocumentAdapter]) -> dict[str, Tensor]:
     return found
 
 
-def unpacked(lm: LM, names: Sequence[str], found: Tensors) -> list[DocumentAdapter]:
+def unpacked(lm: LM, names: Sequence[str], found: Tensors, settings: EncodingSettings) -> list[DocumentAdapter]:
     """The adapters of these documents. Raises KeyError or ValueError for the file of others."""
-    parameters, parts = dict(lm.model.named_parameters()), {}
-    for name in sorted({key.partition("/")[0] for key in found}):
-        sides = [
-            found[f"{name}/{side}"].float() * found[f"{name}/{side}/scale"][..., None] for side in ("left", "right")
-        ]
-        left, right = (side.to(parameters[name]) for side in sides)
-        expected = (len(names), *parameters[name].shape)
-        if (len(left), left.shape[-1], right.shape[-1]) != expected or len(right) != len(names):
-            raise ValueError(f"{name}: factors {tuple(left.shape)} and {tuple(right.shape)} for {expected}")
-        parts[name] = [LowRank(a.T, b) for a, b in zip(left, right, strict=True)]
+    parts = {}
+    for weight in (lm.weight(*place) for place in adapted(lm, settings.factors)):
+        rows, columns = weight.parameter.shape
+        left, right = (
+            _factors(found, f"{weight.name}/{side}", (len(names), settings.rank, width)).to(weight.parameter)
+            for side, width in (("left", rows), ("right", columns))
+        )
+        parts[weight.name] = [LowRank(a.T, b) for a, b in zip(left, right, strict=True)]
     base = base_fingerprint(lm)
     return [
         DocumentAdapter(
@@ -76,3 +75,11 @@ def unpacked(lm: LM, names: Sequence[str], found: Tensors) -> list[DocumentAdapt
         )
         for i, each in enumerate(names)
     ]
+
+
+def _factors(found: Tensors, key: str, shape: tuple[int, int, int]) -> Tensor:
+    """What was rounded, (n, r, width). Raises KeyError or ValueError for a file that has no factors of this shape."""
+    steps, scale = found[key], found[f"{key}/scale"]
+    if steps.shape != shape or scale.shape != shape[:2]:
+        raise ValueError(f"{key}: steps {tuple(steps.shape)} of sizes {tuple(scale.shape)}, where {shape} are wanted")
+    return steps.float() * scale[..., None]

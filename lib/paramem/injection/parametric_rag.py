@@ -162,9 +162,16 @@ def encode_together(
 ) -> list[DocumentAdapter]:
     """One adapter for each bundle of documents, trained on all of them at once; equal bundles share one.
 
-    Raises BadInput for a bundle without documents, PromptTooLong.
+    Raises BadInput for a bundle without documents, one with a name twice, and two of the same name, PromptTooLong.
     """
-    names = [" + ".join(page.name for page in bundle) for bundle in bundles]
+    names = [_bundle_name(bundle) for bundle in bundles]
+    told: dict[str, Sequence[Augmented]] = {}
+    for name, bundle in zip(names, bundles, strict=True):
+        if list(told.setdefault(name, bundle)) != list(bundle):
+            raise BadInput(
+                f"two bundles are called {name!r}, and their documents differ: an adapter goes by its name; encode "
+                "them in two calls, or rename a document"
+            )
     of = {
         page: rows_of(lm, page, settings.form) for page in dict.fromkeys(page for bundle in bundles for page in bundle)
     }
@@ -176,6 +183,16 @@ def encode_together(
         DocumentAdapter(deltas[name], documents=[page.name for page in bundle], base=base, base_name=lm.name)
         for name, bundle in zip(names, bundles, strict=True)
     ]
+
+
+def _bundle_name(bundle: Sequence[Augmented]) -> str:
+    """The documents' names, joined. Raises BadInput where one occurs twice."""
+    names = [page.name for page in bundle]
+    joined = " + ".join(names)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadInput(f"the bundle {joined!r} holds {twice!r} twice, which doubles its weight: give each once")
+    return joined
 
 
 @contextmanager

@@ -49,9 +49,16 @@ def load(draw: str) -> tuple[Study, Stack]:
 
 def load_tuned(draw: str, study: Study, models: Stack) -> Stack:
     """The draw's models after fine-tuning on the questions: stored ones, or tuned now where there are none or where the
-    study has other sizes than its draw."""
-    kept = _stored(draw, "tuned", study) if study.sizes == prepared(draw).sizes else None
+    study differs from its draw in anything: its people, who of them is taught, its seed, its models or its sizes."""
+    kept = _stored(draw, "tuned", study) if _decided_by(study) == _decided_by(prepared(draw)) else None
     return kept or tuned(models, study)
+
+
+def _decided_by(study: Study) -> tuple[object, ...]:
+    """All that decides what a study's models are."""
+    people = study.people
+    found = (people.relations, people.values, people.taught, people.held_out)
+    return (*found, study.architecture, study.seed, study.sizes)
 
 
 def _stored(draw: str, stage: str, study: Study) -> Stack | None:
