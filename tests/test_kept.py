@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import runpy
 import sys
 import warnings
 from contextlib import nullcontext
@@ -265,3 +266,22 @@ def test_an_interruption_of_the_swap_loses_no_shipped_model(lm, rows, tmp_path, 
     monkeypatch.setattr(Path, "replace", move)
     kept.rebuild(shipped)
     assert {file.name for file in shipped.iterdir()} == names
+
+
+def test_the_command_calls_the_function_that_others_import(monkeypatch):
+    """Run as a script the module exists twice, and `keeping` of one says nothing to trainings that ask the other."""
+    called = []
+    monkeypatch.setattr(kept, "rebuild", lambda: called.append(True))
+    monkeypatch.setattr(sys, "argv", ["kept"])
+    with pytest.warns(RuntimeWarning, match="found in sys.modules"), pytest.raises(SystemExit) as ended:
+        runpy.run_module("paramem.fusion.kept", run_name="__main__")
+    assert (ended.value.code, called) == (0, [True])
+
+
+def test_training_nothing_leaves_what_is_there(tmp_path):
+    shipped = tmp_path / "trained"
+    shipped.mkdir()
+    (shipped / "old.safetensors").write_bytes(b"old")
+    with pytest.raises(BadInput, match="nothing was trained"):
+        kept.replaced(shipped, lambda: None)
+    assert [file.name for file in shipped.iterdir()] == ["old.safetensors"]

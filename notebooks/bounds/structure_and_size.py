@@ -12,7 +12,8 @@
 # *How many bits a model needs to reach a risk depends on its size and on the order of the words: here the largest of four sizes needs
 # fewer than the smallest, and shuffled text needs more.* [Lotfi et al. 2023](https://arxiv.org/abs/2312.17173)
 # (`lotfi2023nonvacuous`), Figures 3 and 4 and Table 2. Models of
-# four sizes, nearly a hundredfold apart, on documents whose tokens stand in order or are permuted. Runs in about a minute on one CPU core.
+# four sizes, nearly a hundredfold apart, on documents whose tokens stand in order or are permuted. The models of the default settings come trained
+# (`python -m paramem.bounds.kept_codes` does it again); asking them takes about a minute on one CPU core.
 
 # %%
 import numpy as np

@@ -11,7 +11,8 @@
 #
 # *A bound is empirical risk plus what the code of the model costs plus what a subsample leaves open; every choice moves one of the
 # three against another.* [Lotfi et al. 2023](https://arxiv.org/abs/2312.17173) (`lotfi2023nonvacuous`), Figures 1 and 2. Our
-# documents come from a source we own, so the risk on new ones is measured and not only bounded. Runs in about a minute on one
+# documents come from a source we own, so the risk on new ones is measured and not only bounded. The models of the default settings come trained
+# (`python -m paramem.bounds.kept_codes` does it again); asking them takes about a minute on one
 # CPU core.
 
 # %%

@@ -103,7 +103,7 @@ real = batch.attention_mask.bool()
 gaps = {"start": (start - old)[real].abs().max().item(), "merged": (merged - beside)[real].abs().max().item()}
 moved = (beside - old)[real].abs().max().item()
 print(
-    f"at the start: {gaps['start']:.1e}; merged against beside: {gaps['merged']:.0e}; the adapter itself moves logits by {moved:.1f}"
+    f"at the start: {gaps['start']:.1e}; merged against beside: {'within 1e-4' if gaps['merged'] < 1e-4 else gaps['merged']}; the adapter itself moves logits by {moved:.1f}"
 )
 
 # %% [markdown]

@@ -35,7 +35,7 @@ function               what it gives
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -52,6 +52,8 @@ from paramem.models import LM
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from paramem.tokens import Batch
 
 Architecture: TypeAlias = Literal["gpt2", "llama"]
 Kind: TypeAlias = Literal["full", "lora", "subspace", "sublora"]
@@ -168,14 +170,23 @@ def _subspace(training: Training, seed: int) -> SubLoraSettings:
 
 def train(lm: LM, documents: Documents, training: Training, seed: int) -> Trained:
     """Train, quantise and encode. Batches are drawn uniformly from the documents; ``lm`` keeps its weights."""
-    generator = np.random.default_rng([seed, 7])
-    model = SubLora.of(lm, _subspace(training, seed))
-    done = fit(
-        model,
-        lambda step: documents.batch(generator.integers(len(documents), size=training.batch)).to(lm.device),
-        training.fitting,
-    )
+    draw = _batches(lm, documents, training, seed)
+    done = fit(SubLora.of(lm, _subspace(training, seed)), lambda step: next(draw), training.fitting)
     return Trained(lm, training, seed, done)
+
+
+def first_loss(lm: LM, documents: Documents, training: Training, seed: int) -> float:
+    """What `train` finds at its first step, nats a token: a property of theta_0 and of the documents."""
+    model = SubLora.of(lm, _subspace(training, seed))
+    w = torch.zeros(model.dimension, dtype=lm.dtype, device=lm.device)
+    with torch.no_grad():
+        return float(model.loss(w, next(_batches(lm, documents, training, seed))))
+
+
+def _batches(lm: LM, documents: Documents, training: Training, seed: int) -> Iterator[Batch]:
+    generator = np.random.default_rng([seed, 7])
+    while True:
+        yield documents.batch(generator.integers(len(documents), size=training.batch)).to(lm.device)
 
 
 def pretrained(architecture: Architecture, size: str, source: Source, seed: int, *, steps: int = 400) -> LM:

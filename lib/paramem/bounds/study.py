@@ -21,7 +21,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from paramem.bounds.ground import Scores, Trained, Training, score, train
+from paramem.bounds.ground import Scores, Trained, Training, score
+from paramem.bounds.kept_codes import kept_train
 from paramem.bounds.risk import bits_of_choice, subsampled_terms
 from paramem.bounds.smoothing import ALPHAS, bits_per_dimension, mean_bits, smoothed_interval
 from paramem.bounds.source import Documents
@@ -65,8 +66,9 @@ def scaled(training: Training, lm: LM) -> Training:
 def point(
     lm: LM, documents: Documents, training: Training, seed: int, rows: NDArray[np.int64], unseen: Documents
 ) -> Point:
-    """Train on the documents, score the drawn rows of them and new ones. The same rows for all points pair them."""
-    trained = train(lm, documents, training, seed)
+    """Train on the documents (or find the training, `kept_codes`), score the drawn rows of them and new ones. The same
+    rows for all points pair them."""
+    trained = kept_train(lm, documents, training, seed)
     return Point(trained, score(trained, documents, rows), score(trained, unseen))
 
 

@@ -36,7 +36,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from paramem.editing.statistics import cache_folder
-from paramem.errors import BadParameter
+from paramem.errors import BadInput, BadParameter
 from paramem.fusion.training import TrainSettings, fine_tune
 from paramem.interventions.storage import digest
 from paramem.lm import LM
@@ -87,13 +87,21 @@ def kept_fine_tune(
     )
 
 
-def kept(file: str, make: Callable[[], dict[str, Tensor]], use: Callable[[Tensors], T], **note: object) -> T:
+def kept(
+    file: str,
+    make: Callable[[], dict[str, Tensor]],
+    use: Callable[[Tensors], T],
+    *,
+    shipped: Path = SHIPPED,
+    **note: object,
+) -> T:
     """What ``use`` makes of the tensors that are kept under a name, or of those that ``make`` makes, kept from now on.
 
-    ``use`` raises KeyError or ValueError for tensors that do not fit. note: about them, for who looks into the file.
+    ``use`` raises KeyError or ValueError for tensors that do not fit. shipped: where to look before the user's cache.
+    note: about them, for who looks into the file.
     """
     into = _into.get() or cache_folder() / "trained"
-    for folder in [into] if _into.get() else [SHIPPED, into]:
+    for folder in [into] if _into.get() else [shipped, into]:
         with suppress(OSError, SafetensorError, KeyError, ValueError):
             return use(read((folder / file).read_bytes()))
     tensors = make()
@@ -198,16 +206,29 @@ def rebuild(folder: Path = SHIPPED) -> None:
     """Train all models that are shipped again, from nothing; an interruption loses none of those that are there."""
     from paramem.models import load
 
-    with TemporaryDirectory(dir=folder.parent) as place, keeping(Path(place)):
+    def train() -> None:
         for module, model in TRAINED_BY.items():
             importlib.import_module(module).train_shipped(load(model))
             print(f"{model}: the models of {module} are trained", flush=True)
+
+    replaced(folder, train)
+
+
+def replaced(folder: Path, train: Callable[[], object]) -> None:
+    """Keep what ``train`` trains, from nothing, in place of all that the folder holds. Raises BadInput for nothing."""
+    with TemporaryDirectory(dir=folder.parent) as place, keeping(Path(place)):
+        train()
         folder.mkdir(exist_ok=True)
         made = [new.replace(folder / new.name) for new in Path(place).iterdir()]
+        if not made:
+            raise BadInput(f"nothing was trained that {folder} could hold: it stays as it is")
         for old in set(folder.glob("*.safetensors")) - set(made):
             old.unlink()
 
 
 if __name__ == "__main__":
+    # Not this module's own, but the one that others import: `keeping` holds in the module that it is called in.
+    from paramem.fusion.kept import rebuild as rebuild_imported
+
     torch.set_num_threads(1)
-    typer.run(rebuild)
+    typer.run(rebuild_imported)
