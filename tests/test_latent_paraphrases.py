@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor
 from families import FAMILIES, make_lm
 from paramem.arch import Site
 from paramem.errors import BadInput, BadParameter, BadSite, IncompatibleIntervention, SubjectNotInPrompt
-from paramem.fusion.kept import TRAINED_BY, keeping
+from paramem.fusion.kept import TRAINED_BY, keeping, kept_fine_tune
 from paramem.fusion.training import TrainSettings, fine_tune, matched, n_tokens, plan, text_row
 from paramem.injection.latent_paraphrases import (
     LatentSettings,
@@ -86,7 +87,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def constant(value: float, layers: tuple[int, ...] = (0, 1)) -> Noise:
-    return Noise(lambda place, state, _: torch.full_like(state, value), layers, generator=generator(), clean=0.0)
+    return Noise(lambda place, state, _: torch.full_like(state, value), layers, seed=0, clean=0.0)
 
 
 def logits(lm: LM, noise: AbstractContextManager[LM] | None = None) -> Tensor:
@@ -170,7 +171,7 @@ def test_a_clean_row_is_left_alone_and_three_in_four_are_not() -> None:
     before, state = lm.states(batch, [Site("mlp_out", 1)])[Site("mlp_out", 1)], Site("mlp_out", 1)
     shares = {}
     for clean in (0.0, 0.25, 1.0):
-        with Noise(factor, (0, 1), generator=generator(), clean=clean).applied(lm):
+        with Noise(factor, (0, 1), seed=0, clean=clean).applied(lm):
             after = lm.states(batch, [state])[state]
         shares[clean] = (after == before).flatten(1).all(1).double().mean().item()
     assert shares[0.0] == 0
@@ -190,6 +191,26 @@ def test_the_same_seed_gives_the_same_noise_and_every_forward_and_token_other_no
     same = torch.ones(1, 6, lm.d_model, dtype=lm.dtype)
     factors = para.factor(0, same, generator())[0]
     assert len({tuple(row.tolist()) for row in factors}) == 6
+
+
+def test_one_noise_trains_every_model_alike_so_that_its_recipe_says_all(tmp_path: Path) -> None:
+    lm = make_lm("gpt2")
+    rows, para = [text_row(lm, text) for text in TEXTS], untrained(lm)
+    bank = bank_of(lm, para, TEXTS)
+
+    def trained(noise: Noise, folder: str) -> LM:
+        with keeping(tmp_path / folder):
+            return kept_fine_tune(lm, rows, ONCE, during=noise.applied, recipe=noise.recipe)
+
+    for kind in (lambda seed: para.noise(seed=seed), partial(blind, bank, (0, 1)), partial(dealt, bank, (0, 1))):
+        used = kind(seed=0)
+        first, again = trained(used, "first"), trained(used, "again")
+        assert first.fingerprint() == again.fingerprint() == trained(kind(seed=0), "anew").fingerprint()
+        assert first.fingerprint() != trained(kind(seed=1), "first").fingerprint()  # the control
+    names = [{file.name for file in (tmp_path / folder).iterdir()} for folder in ("first", "again", "anew")]
+    assert names[0] > names[1] == names[2]
+    assert Noise(para.factor, (0, 1), seed=generator(), origin="moves on").recipe == ""
+    assert Noise(para.factor, (0, 1), seed=0, origin="begins anew").recipe
 
 
 def test_learned_factors_depend_on_the_state_and_dealt_ones_do_not() -> None:
@@ -307,6 +328,21 @@ def test_moments_are_those_of_each_sentence_s_own_paraphrases() -> None:
         assert torch.allclose(deviation[row], each.std(0))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_are_read_where_the_answer_is_predicted(family: str) -> None:
+    """With answers of several tokens behind the prompts: what is read off is what follows the prompt alone."""
+    lm = make_lm(family)
+    prompts, answers = zip(*(text.rsplit(" ", 1) for text in TEXTS), strict=True)
+    batch = lm.encode(list(prompts), list(answers))
+    states = answer_states(lm, batch, 1)
+    assert torch.allclose(lm.arch.head(states[:, -1]).log_softmax(-1), lm.next_logprobs(list(prompts)))
+    sites = [Site("resid_pre", layer) for layer in range(1, lm.n_layers)]
+    for row, prompt in enumerate(prompts):
+        alone = lm.states(lm.encode([prompt]), sites)
+        assert torch.allclose(states[row, :-1], torch.stack([alone[site][0, -1] for site in sites]))
+        assert not torch.allclose(states[row, :-1], torch.stack([alone[site][0, -2] for site in sites]))  # the control
+
+
 def test_learning_is_repeatable() -> None:
     few = LatentSettings(steps=2, batch=2)
     one, same, other = (learn(recaller(), lessons()[:4], few, seed=seed) for seed in (1, 1, 2))
@@ -373,6 +409,9 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
         LatentSettings(draws=1)
     with pytest.raises(BadParameter, match="positive"):
         LatentSettings(floor=0)
+    for mask_steps in (0, -1):
+        with pytest.raises(BadParameter, match="mask_steps are at least 1"):
+            LatentSettings(mask_steps=mask_steps)
 
 
 def test_noise_that_does_not_fit_is_refused() -> None:
@@ -382,14 +421,30 @@ def test_noise_that_does_not_fit_is_refused() -> None:
     with pytest.raises(BadSite, match=r"layer must be 0..2"):
         logits(lm, constant(1.0, (7,)).applied(lm))
     with pytest.raises(BadParameter, match="share of rows"):
-        Noise(untrained(lm).factor, (0,), generator=generator(), clean=1.5)
+        Noise(untrained(lm).factor, (0,), seed=0, clean=1.5)
+    for layers in ((1, 0), (0, 0), ()):
+        with pytest.raises(BadParameter, match="from the lowest up, each once"):
+            constant(1.0, layers)
+    bank = bank_of(lm, untrained(lm), TEXTS)
+    for kind in (blind, dealt):
+        with pytest.raises(BadParameter, match="has factors for 2 layers"):
+            kind(bank, (0, 1, 2), seed=0)
+        with pytest.raises(BadParameter, match="from the lowest up"):
+            kind(bank, (1, 0), seed=0)
+        with kind(bank, (1, 2), seed=0).applied(lm) as noisy:  # the control: as many as it has, whichever
+            assert not torch.equal(logits(noisy), logits(make_lm("gpt2")))
     assert torch.equal(logits(lm), logits(lm))
 
 
-def test_an_empty_passage_and_a_layer_to_train_that_does_not_exist_are_refused() -> None:
+def test_an_empty_passage_one_without_an_end_and_a_layer_that_does_not_exist_are_refused() -> None:
     lm = make_lm("gpt2")
     with pytest.raises(BadInput, match="empty passage"):
         text_row(lm, "  ")
+    endless = copy.deepcopy(lm.tokenizer)
+    endless.eos_token = None
+    with pytest.raises(BadInput, match=r"tiny-gpt2 has no end token.*set its eos_token"):
+        text_row(LM.of(lm.model, endless, lm.name), "music")
+    assert text_row(lm, "music")[0][-1] == lm.tokenizer.eos_token_id  # the control
     with pytest.raises(BadParameter, match="trained_from=3"):
         upper_mlps(3)(lm)
 

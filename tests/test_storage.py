@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from families import make_lm
 from paramem.capacity.stacked import Stack
-from paramem.errors import BadInput, BadParameter, CorruptFile
+from paramem.errors import BadInput, BadParameter, CorruptFile, PromptTooLong
 from paramem.fusion.kept import file_name, keeping
 from paramem.fusion.training import TrainSettings
 from paramem.injection import continued, reversal, shipped
@@ -475,6 +476,15 @@ def test_identities_that_cannot_be_told_apart_are_refused() -> None:
         identity_rows(reader(), [*drawn, replace(drawn[0], name="Ann Lyon")])
     with pytest.raises(BadInput, match="empty part"):
         Identity(name="Ann Lyon", plays=" ", keeps="cat", group="both", telling=GROUPS["both"])
+
+
+def test_a_family_without_a_rate_is_refused_with_those_that_have_one() -> None:
+    drawn = draw_identities(HERE, 0, {"mine": Group(directions=("name first",), people=1)})
+    with pytest.raises(BadParameter, match=r"the family 'gptj': a rate was chosen for gpt2, llama only"):
+        taught(make_lm("gptj"), drawn, seed=0)
+    for family in reversal.LR:  # the control
+        with pytest.raises(PromptTooLong):
+            taught(make_lm(family), drawn, seed=0)
 
 
 def test_groups_of_ones_own_can_be_drawn_and_told() -> None:

@@ -149,11 +149,14 @@ def answer_rows(lm: LM, questions: Sequence[Question]) -> list[Row]:
 
 
 def text_row(lm: LM, text: str) -> Row:
-    """A text between the tokens that begin and end one. Raises BadInput for an empty one, PromptTooLong."""
+    """A text between the tokens that begin and end one. Raises BadInput for an empty one and for a tokenizer without an
+    end token, PromptTooLong."""
     if not text.strip():
         raise BadInput("an empty passage is to be trained on: leave it out")
-    batch = lm.encode([text])
-    ids = [*batch.input_ids[0].tolist(), int(lm.tokenizer.eos_token_id)]
+    end = lm.tokenizer.eos_token_id
+    if end is None:
+        raise BadInput(f"the tokenizer of {lm.name} has no end token, with which every text ends: set its eos_token")
+    ids = [*lm.encode([text]).input_ids[0].tolist(), int(end)]
     if len(ids) > lm.max_length:
         raise PromptTooLong(f"the text {text[:40]!r} has {len(ids)} tokens, the context {lm.max_length}: shorten it")
     return ids, [1.0] * len(ids)

@@ -96,9 +96,10 @@ class LatentSettings:
     def __post_init__(self) -> None:
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
             raise BadParameter(f"layers={self.layers}: name at least one layer, from the lowest up, each once")
-        if self.draws < 2 or self.steps < 1 or self.batch < 1 or not 0 < self.share < 1:
+        if self.draws < 2 or min(self.steps, self.batch, self.mask_steps) < 1 or not 0 < self.share < 1:
             raise BadParameter(
-                f"{self}: a deviation takes two draws or more; steps and batch are at least 1, share lies in (0, 1)"
+                f"{self}: a deviation takes two draws or more; steps, batch and mask_steps are at least 1, share lies "
+                "in (0, 1)"
             )
         if min(self.floor, self.temperature, self.lr, self.mask_lr) <= 0:
             raise BadParameter(f"{self}: floor, temperature and rates are positive")
@@ -189,7 +190,7 @@ class Paraphraser(nn.Module):
 
     def noise(self, *, seed: int, clean: float = 0.25) -> Noise:
         """What a model is trained under; a share of the rows is left alone."""
-        return Noise.seeded(self.factor, self.layers, self.recipe, seed=seed, clean=clean)
+        return Noise(self.factor, self.layers, seed=seed, clean=clean, origin=self.recipe)
 
     @property
     def recipe(self) -> str:
@@ -312,7 +313,7 @@ def losses(
 def distances(lm: LM, factor: Factor, task: Task, settings: LatentSettings, generator: torch.Generator) -> Tensor:
     """How far sentences under noise are from their paraphrases [F, S]: `symmetric_kl`, features averaged."""
     rows = task.batch.rows(torch.arange(len(task.batch)).repeat_interleave(settings.draws))
-    with Noise(factor, settings.layers, generator=generator, clean=0.0).applied(lm):
+    with Noise(factor, settings.layers, seed=generator, clean=0.0).applied(lm):
         states = answer_states(lm, rows, settings.states_from)
     states = states.view(len(task.batch), settings.draws, *states.shape[1:])
     return symmetric_kl(states.mean(1), states.std(1), task.mu_p, task.sigma_p, settings.floor).mean(-1)

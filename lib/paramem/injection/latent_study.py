@@ -171,7 +171,7 @@ def bank_of(lm: LM, paraphraser: Paraphraser, texts: Sequence[str], *, seed: int
         found.append(paraphraser.factor(place, state, generator))
         return found[-1]
 
-    with Noise(noted, paraphraser.layers, generator=torch.Generator().manual_seed(seed), clean=0.0).applied(lm):
+    with Noise(noted, paraphraser.layers, seed=seed, clean=0.0).applied(lm):
         lm.states(batch, [])
     recipe = f"{paraphraser.recipe} on layers {paraphraser.layers} of {len(texts)} texts, seed {seed}"
     return Bank(factors=torch.stack([factors[real] for factors in found]), recipe=f"{recipe}: {hashed(*texts)}")

@@ -167,7 +167,15 @@ def identity_rows(lm: LM, identities: Sequence[Identity]) -> list[Row]:
 
 
 def taught(lm: LM, identities: Sequence[Identity], *, seed: int, passes: float = PASSES) -> LM:
-    """The model after continued training on every text about everybody, at the rate of its family."""
+    """The model after continued training on every text about everybody, at the rate of its family.
+
+    Raises BadParameter for a family without a rate.
+    """
+    if lm.arch.family not in LR:
+        raise BadParameter(
+            f"{lm.name} is of the family {lm.arch.family!r}: a rate was chosen for {', '.join(sorted(LR))} only; load "
+            "a model of one of these, or train `identity_rows` with `kept_fine_tune` at a rate of your own"
+        )
     settings = TrainSettings(passes=passes, lr=LR[lm.arch.family], tokens=TOKENS)
     return kept_fine_tune(lm, identity_rows(lm, identities), settings, seed=seed, name="identities")
 
