@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 from functools import cache
@@ -377,6 +378,76 @@ def test_a_question_that_exceeds_the_context_is_refused_by_name() -> None:
         answer_rows(reader(), [])
     with pytest.raises(BadInput, match="no rows"):
         fine_tune(reader(), [], TrainSettings(passes=1, lr=1e-3))
+
+
+def crowded(n: int) -> study.Question:
+    """A question of two parts behind n snippets that do not answer it."""
+    q = questions("S2")[0]
+    others = [s for d in ground().split.external for s in d.snippets if s.cell not in {a.cell for a in q.asked}]
+    return replace(q, evidence=tuple(others[:n]))
+
+
+def n_read(q: Question, said: tuple[str, ...] = ()) -> int:
+    return len(reader().tokenizer(q.prompt(said))["input_ids"])
+
+
+@pytest.fixture
+def generated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """All prompts that go on to be continued."""
+    found: list[str] = []
+    generate = LM.generate
+    monkeypatch.setattr(LM, "generate", lambda lm, some, **how: found.extend(some) or generate(lm, some, **how))
+    return found
+
+
+def test_a_question_without_room_for_its_answer_is_named_before_any_is_asked(generated: list[str]) -> None:
+    room = reader().max_length - study.ANSWER_TOKENS
+    n = max(n for n in range(30) if n_read(crowded(n)) <= room)
+    q, fine = crowded(n), questions("S1")[:70]
+    assert n_read(q, q.answers[:1]) > room >= n_read(q)  # its second part alone is too long
+    with pytest.raises(PromptTooLong, match=re.escape(f"the question {q.texts[1]!r} has ")):
+        study.answers(reader(), [*fine, q, *fine])
+    full = crowded(n + 1)
+    assert n_read(full) < reader().max_length  # it fits, and its answer does not
+    with pytest.raises(PromptTooLong, match=re.escape(f"the question {full.texts[0]!r} has ")):
+        study.answers(reader(), [*fine, full])
+    g = replace(small(), questions={"test": (*small().questions["test"], q)})
+    with pytest.raises(PromptTooLong, match=re.escape(q.texts[1])):
+        study.ask({"Easy": reader(), "Direct": reader()}, g)
+    assert not generated
+    assert len(study.ask({"Easy": reader()}, g)) == 25  # the control: with its own evidence alone it is answered
+    assert len(study.answers(reader(), [crowded(n - 3)])[0]) == 2
+
+
+def test_a_prompt_without_room_is_named_by_its_number_and_its_end(generated: list[str]) -> None:
+    prompts = [q.texts[0] for q in questions("S1")[:3]] * 30
+    long = crowded(40).prompt()
+    with pytest.raises(PromptTooLong, match=rf"prompt 5, which ends in '.*{re.escape(long[-20:])}'"):
+        study.continuations(reader(), [*prompts[:5], long, *prompts[5:]])
+    assert not generated
+    assert study.continuations(reader(), prompts) == study.continuations(reader(), prompts[:3]) * 30
+
+
+def test_prompts_are_continued_by_length_so_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks: list[list[str]] = []
+    monkeypatch.setattr(LM, "generate", lambda lm, some, **how: chunks.append(some) or some)
+    prompts = [" ".join(["Q:"] * random.Random(i).randint(1, 60)) for i in range(50)]
+    assert study.continuations(reader(), prompts, rows=16) == prompts
+    ordered = sorted(prompts, key=len)
+    assert chunks == [ordered[start : start + 16] for start in range(0, 50, 16)]
+
+
+def test_where_there_is_nothing_to_ask_there_are_no_answers_but_all_columns() -> None:
+    assert study.answers(reader(), []) == []
+    assert study.continuations(reader(), []) == []
+    refusals = replace(small(), questions={"test": tuple(q for q in small().questions["test"] if q.scenario == "S4")})
+    some = study.ask({"Easy": reader(), "Direct": reader()}, refusals)
+    assert set(some["mode"]) == {"Direct"}
+    assert some["right"].dtype == bool
+    for none in (study.ask({"Easy": reader()}, refusals), study.without_context(reader(), refusals, "Direct")):
+        assert len(none) == 0
+        assert list(none.columns) == list(some.columns) == list(study.COLUMNS)
+    assert not some.drop(columns="noise").isna().any(axis=None)
 
 
 def test_a_plan_sees_every_row_as_often_as_it_should_and_ends_with_a_small_rate() -> None:

@@ -11,6 +11,7 @@ question and nothing else. `train_arms` adds what the modes are taken apart by.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from paramem.errors import BadParameter
+from paramem import tokens
+from paramem.editing.targets import of_like_length
+from paramem.errors import BadInput, BadParameter, PromptTooLong
 from paramem.evaluation.intervals import wilson
 from paramem.fusion.documents import Document, Sizes, Split, draw_documents, split_by_date
 from paramem.fusion.kept import keeping, kept_fine_tune
@@ -46,6 +49,11 @@ from paramem.world.read_rules import REFUSAL
 if TYPE_CHECKING:
     from paramem.world.core import World
 
+# Of the rows that `graded` finds.
+COLUMNS = (
+    "mode", "scenario", "question", "people", "noise", "asked", "answer",
+    "right", "cover", "complete", "refused", "wrong", "copyable", "copied", "chance",
+)  # fmt: skip
 MODES = ("Direct", "SFT", "CT", "CT&SFT", "Easy")
 ANSWER_TOKENS = 8
 # Continued training with parts of the augmentation, for as many tokens as with all of it.
@@ -76,6 +84,12 @@ class Ground:
     documents: tuple[Document, ...]
     questions: Mapping[str, tuple[Question, ...]]
     seed: int
+
+    def part(self, name: str) -> tuple[Question, ...]:
+        """The questions of a part. Raises BadParameter where no part is called so."""
+        if name not in self.questions:
+            raise BadParameter(f"part={name!r}: there are {', '.join(map(repr, self.questions)) or 'none'}")
+        return self.questions[name]
 
     @cached_property
     def split(self) -> Split:
@@ -178,10 +192,11 @@ def answers(
 ) -> list[tuple[str, ...]]:
     """What the model says to each part of each question, up to the full stop; see `continuations` on edits.
 
-    Two rounds: the second parts are asked behind the model's own first answers.
+    Two rounds: the second parts are asked behind the model's own first answers. Raises PromptTooLong, see `check_room`.
     """
+    check_room(lm, questions)
     said: list[tuple[str, ...]] = [()] * len(questions)
-    for turn in range(max(len(question.asked) for question in questions)):
+    for turn in range(max((len(question.asked) for question in questions), default=0)):
         waiting = [i for i, question in enumerate(questions) if len(question.asked) > turn]
         mine = None if edits is None else [edits[i] for i in waiting]
         found = continuations(lm, [questions[i].prompt(said[i]) for i in waiting], edits=mine)
@@ -190,17 +205,40 @@ def answers(
     return said
 
 
+def check_room(lm: LM, questions: Sequence[Question]) -> None:
+    """Refuse questions whose parts, behind the right answers to those before, leave no room for an answer.
+
+    Raises PromptTooLong, which names the part.
+    """
+    turns = [(question, i) for question in questions for i in range(len(question.asked))]
+    prompts = [question.prompt(question.answers[:i]) for question, i in turns]
+    _check_room(lm, prompts, lambda number: f"the question {turns[number][0].texts[turns[number][1]]!r}")
+
+
+def _check_room(lm: LM, prompts: Sequence[str], called: Callable[[int], str]) -> None:
+    """Refuse prompts behind which `ANSWER_TOKENS` do not fit; ``called`` names one by its number."""
+    if not prompts:
+        return
+    batch = tokens.encode(lm.tokenizer, prompts, max_length=sys.maxsize, rewrites=lm.rewrites)
+    for number, length in enumerate(batch.lengths.tolist()):
+        if length + ANSWER_TOKENS > lm.max_length:
+            raise PromptTooLong(
+                f"{called(number)} has {length} tokens with what stands before it, and an answer {ANSWER_TOKENS}: "
+                f"together they exceed the context of {lm.max_length}; show less beside it, or leave it out"
+            )
+
+
 def continuations(
     lm: LM, prompts: Sequence[str], *, rows: int = 64, edits: Sequence[WeightDelta] | None = None
 ) -> list[str]:
     """Each prompt continued to its full stop; prompts of like length go through the model together.
 
     edits: what changes the weights, a change of its own for each prompt; the model's own weights stay as they are.
+    Raises PromptTooLong before anything is generated.
     """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    _check_room(lm, prompts, lambda number: f"prompt {number}, which ends in {prompts[number][-60:]!r},")
     found = [""] * len(prompts)
-    for start in range(0, len(order), rows):
-        chunk = order[start : start + rows]
+    for chunk in of_like_length([len(prompt) for prompt in prompts], rows, least=rows) if prompts else ():
         with nullcontext() if edits is None else abreast(lm, [edits[i] for i in chunk]):
             texts = lm.generate([prompts[i] for i in chunk], max_new_tokens=ANSWER_TOKENS, stop=".")
         for i, text in zip(chunk, texts, strict=True):
@@ -211,7 +249,7 @@ def continuations(
 def graded(
     lm: LM, questions: Sequence[Question], ground: Ground, mode: str, *, numbers: Sequence[int] | None = None
 ) -> pd.DataFrame:
-    """One row for each question.
+    """One row for each question, none where there are none.
 
     Columns: mode, scenario, question (its number), people (whom it asks about), noise (the kind, None where there is
     none), asked (how many parts), answer, right (K_gen within K_ref), cover, complete, refused (all parts), wrong
@@ -242,21 +280,27 @@ def graded(
                 "chance": chance,
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def ask(models: Mapping[str, LM], ground: Ground, *, part: str = "test") -> pd.DataFrame:
-    """Every mode on every question, Easy on those that some snippet answers; one row each, see `graded`."""
-    answerable = [scenario for scenario in SCENARIOS if scenario != "S4"]
-    return pd.concat(
-        [
-            posed(lm, ground, mode, answerable, Question.supported, part=part)
-            if mode == "Easy"
-            else graded(lm, ground.questions[part], ground, mode)
-            for mode, lm in models.items()
-        ],
-        ignore_index=True,
-    )
+    """Every mode on every question, Easy on those that some snippet answers; one row each, see `graded`.
+
+    Raises BadInput without models, BadParameter for a part that is not there, and PromptTooLong, before anybody is
+    asked, see `check_room`.
+    """
+    if not models:
+        raise BadInput("there is no model to ask: `train_modes` makes those of the paper")
+    everything = list(enumerate(ground.part(part)))
+    answerable = [(i, question.supported()) for i, question in everything if question.scenario != "S4"]
+    asked = {mode: answerable if mode == "Easy" else everything for mode in models}
+    for mode, lm in models.items():
+        check_room(lm, [question for _, question in asked[mode]])
+    found = [
+        graded(models[mode], [question for _, question in some], ground, mode, numbers=[i for i, _ in some])
+        for mode, some in asked.items()
+    ]
+    return pd.concat([table for table in found if len(table)] or found, ignore_index=True)
 
 
 def posed(
@@ -269,7 +313,7 @@ def posed(
     part: str = "test",
 ) -> pd.DataFrame:
     """The questions of some scenarios, changed; numbered as in `ask`."""
-    found = [(i, question) for i, question in enumerate(ground.questions[part]) if question.scenario in scenarios]
+    found = [(i, question) for i, question in enumerate(ground.part(part)) if question.scenario in scenarios]
     return graded(lm, [change(question) for _, question in found], ground, mode, numbers=[i for i, _ in found])
 
 
