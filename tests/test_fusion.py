@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -39,6 +40,7 @@ from paramem.fusion.training import (
     n_tokens,
     plan,
     question_pairs,
+    text_row,
 )
 from paramem.models import LM, load
 from paramem.world import world
@@ -358,6 +360,19 @@ def test_continued_training_reads_what_its_settings_say() -> None:
     assert len(pairs) == 5
 
 
+def test_rows_that_are_made_together_are_those_made_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, documents, calls = reader(), small().split.parametric[:3], []
+    texts = infusion_texts(HERE, documents, InfusionSettings(), 3)
+    alone = [text_row(lm, text) for text in texts]
+    encode = LM.encode
+    monkeypatch.setattr(LM, "encode", lambda lm, *given: calls.append(given) or encode(lm, *given))
+    rows = infusion_rows(lm, HERE, documents, InfusionSettings(), 3)
+    assert len(calls) == 1
+    assert rows == alone
+    assert [ids for ids, _ in rows] == [[*lm.tokenizer(text)["input_ids"], lm.tokenizer.eos_token_id] for text in texts]
+    assert len({len(ids) for ids, _ in rows}) > 3  # the control: most of them were padded
+
+
 def test_fine_tuning_takes_the_loss_of_answers_only() -> None:
     lm, some = reader(), [*questions("S2")[:3], *questions("S4")[:3], *questions("S1")[:3]]
     for q, (ids, weights) in zip(some, answer_rows(lm, some), strict=True):
@@ -448,6 +463,42 @@ def test_where_there_is_nothing_to_ask_there_are_no_answers_but_all_columns() ->
         assert len(none) == 0
         assert list(none.columns) == list(some.columns) == list(study.COLUMNS)
     assert not some.drop(columns="noise").isna().any(axis=None)
+
+
+def without(*cases: str) -> study.Ground:
+    """The small ground with no question of these cases to train on."""
+    kept = tuple(q for q in small().questions["train"] if q.scenario not in cases)
+    return replace(small(), questions={**small().questions, "train": kept})
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda: study.ask({"Direct": reader()}, small(), part="tset"), BadParameter, "'tset'.*'train', 'dev', 'test'"),
+        (lambda: study.without_context(reader(), small(), "CT", part="tset"), BadParameter, "'tset'.*'train', 'dev'"),
+        (lambda: study.ask({}, small()), BadInput, "no model to ask"),
+        (
+            lambda: study.train_modes(reader(), replace(small(), questions={"dev": ()})),
+            BadParameter,
+            "'train'.*'dev'",
+        ),
+        (
+            lambda: study.train_modes(reader(), without(*SCENARIOS)),
+            BadInput,
+            "no question of S1, S2, S3, S4",
+        ),
+        (lambda: study.train_arms(reader(), without("S1", "S4")), BadInput, "no question of S1, S4"),
+        (lambda: chosen_on_dev(reader(), without(*SCENARIOS)), BadInput, "no question of S1, S2, S3, S4"),
+        (lambda: matched(TrainSettings(passes=1, lr=1), [], [([1], [1.0])]), BadInput, "0 rows .* 1 others"),
+        (lambda: matched(TrainSettings(passes=1, lr=1), [([1], [1.0])], []), BadInput, "1 rows .* 0 others"),
+    ],
+)
+def test_what_is_not_there_is_named_before_anything_is_trained(
+    call: Callable[[], object], error: type[Exception], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "kept_fine_tune", lambda *_, **__: pytest.fail("it was trained"))
+    with pytest.raises(error, match=says):
+        call()
 
 
 def test_a_plan_sees_every_row_as_often_as_it_should_and_ends_with_a_small_rate() -> None:

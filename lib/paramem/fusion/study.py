@@ -39,12 +39,14 @@ from paramem.fusion.training import (
     infusion_rows,
     infusion_texts,
     matched,
+    text_rows,
 )
 from paramem.interventions import WeightDelta
 from paramem.interventions.abreast import abreast
 from paramem.lm import LM
 from paramem.material import world_behind
 from paramem.world.read_rules import REFUSAL
+from paramem.world.recipe import Row
 
 if TYPE_CHECKING:
     from paramem.world.core import World
@@ -131,46 +133,70 @@ def prepare(
     return Ground(here=here, sizes=sizes, documents=documents, questions=questions, seed=seed)
 
 
-def continued(lm: LM, ground: Ground, settings: FusionSettings, *, name: str = "CT") -> LM:
+def continued(
+    lm: LM, ground: Ground, settings: FusionSettings, *, name: str = "CT", full: Sequence[Row] | None = None
+) -> LM:
     """The model after continued training on K_p; always for as many tokens as with full augmentation.
 
-    Raises LeakingSplit where it reads a question as it is asked.
+    full: the rows of full augmentation, where they are made already. Raises LeakingSplit where it reads a question as
+    it is asked.
     """
     texts = infusion_texts(ground.here, ground.split.parametric, settings.infusion, ground.seed)
     check_untaught(texts, [question for part in ground.questions.values() for question in part])
-    rows = infusion_rows(lm, ground.here, ground.split.parametric, settings.infusion, ground.seed)
-    full = infusion_rows(lm, ground.here, ground.split.parametric, InfusionSettings(), ground.seed)
+    rows = text_rows(lm, texts)
+    if full is None:
+        full = rows if settings.infusion == InfusionSettings() else fully_augmented(lm, ground)
     return kept_fine_tune(lm, rows, matched(settings.continued, rows, full), seed=ground.seed, name=name)
 
 
-def supervised(lm: LM, questions: Sequence[Question], ground: Ground, settings: FusionSettings, *, name: str) -> LM:
-    """The model after fine-tuning on the questions."""
-    return kept_fine_tune(lm, answer_rows(lm, questions), settings.supervised, seed=ground.seed, name=name)
+def fully_augmented(lm: LM, ground: Ground) -> list[Row]:
+    """The rows of continued training with full augmentation: their tokens are what every variant is trained for."""
+    return infusion_rows(lm, ground.here, ground.split.parametric, InfusionSettings(), ground.seed)
+
+
+def supervised(lm: LM, rows: Sequence[Row], ground: Ground, settings: FusionSettings, *, name: str) -> LM:
+    """The model after fine-tuning on the rows of questions, see `answer_rows`."""
+    return kept_fine_tune(lm, rows, settings.supervised, seed=ground.seed, name=name)
 
 
 def train_modes(lm: LM, ground: Ground, settings: FusionSettings | None = None) -> dict[str, LM]:
-    """The model of every mode."""
+    """The model of every mode. Raises BadInput where no question is there to train on."""
     settings = settings or FusionSettings()
-    taught = ground.questions["train"]
+    (rows,) = taught_rows(lm, ground, SCENARIOS)
     infused = continued(lm, ground, settings)
-    tuned = supervised(lm, taught, ground, settings, name="SFT")
-    both = supervised(infused, taught, ground, settings, name="CT&SFT")
+    tuned = supervised(lm, rows, ground, settings, name="SFT")
+    both = supervised(infused, rows, ground, settings, name="CT&SFT")
     return {"Direct": lm, "SFT": tuned, "CT": infused, "CT&SFT": both, "Easy": tuned}
 
 
 def train_arms(lm: LM, ground: Ground, settings: FusionSettings | None = None) -> dict[str, LM]:
-    """What the modes are taken apart by: continued training with less augmentation, fine-tuning on fewer cases."""
+    """What the modes are taken apart by: continued training with less augmentation, fine-tuning on fewer cases.
+
+    Raises BadInput where no question of these cases is there to train on.
+    """
     settings = settings or FusionSettings()
-    found = {}
+    everything, *fewer = taught_rows(lm, ground, SCENARIOS, *TAUGHT.values())
+    found, full = {}, fully_augmented(lm, ground)
     for name, augmentation in PARTS_OF_IT.items():
         less = replace(settings, infusion=replace(settings.infusion, augmentation=augmentation))
-        found[name] = continued(lm, ground, less, name=name)
-    everything = answer_rows(lm, ground.questions["train"])
-    for name, cases in TAUGHT.items():
-        taught = [question for question in ground.questions["train"] if question.scenario in cases]
-        as_long = matched(settings.supervised, answer_rows(lm, taught), everything)
-        found[name] = supervised(lm, taught, ground, replace(settings, supervised=as_long), name=name)
+        found[name] = continued(lm, ground, less, name=name, full=full)
+    for name, rows in zip(TAUGHT, fewer, strict=True):
+        as_long = matched(settings.supervised, rows, everything)
+        found[name] = supervised(lm, rows, ground, replace(settings, supervised=as_long), name=name)
     return found
+
+
+def taught_rows(lm: LM, ground: Ground, *cases: Sequence[Scenario]) -> list[list[Row]]:
+    """The rows of the training questions of some cases, for each of several such choices.
+
+    Raises BadInput where a choice leaves none.
+    """
+    questions = ground.part("train")
+    for some in cases:
+        if not any(question.scenario in some for question in questions):
+            raise BadInput(f"part 'train' has no question of {', '.join(some)} to train on: ask for some with `counts`")
+    rows = list(zip(questions, answer_rows(lm, questions), strict=True))
+    return [[row for question, row in rows if question.scenario in some] for some in cases]
 
 
 def train_shipped(lm: LM) -> None:

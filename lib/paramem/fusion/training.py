@@ -76,7 +76,7 @@ def infusion_rows(
     lm: LM, here: World, documents: Sequence[Document], settings: InfusionSettings, seed: int = 0
 ) -> list[Row]:
     """Every text of `infusion_texts` as a row; all tokens count alike."""
-    return [text_row(lm, text) for text in infusion_texts(here, documents, settings, seed)]
+    return text_rows(lm, infusion_texts(here, documents, settings, seed))
 
 
 def infusion_texts(here: World, documents: Sequence[Document], settings: InfusionSettings, seed: int = 0) -> list[str]:
@@ -150,13 +150,23 @@ def answer_rows(lm: LM, questions: Sequence[Question]) -> list[Row]:
 
 def text_row(lm: LM, text: str) -> Row:
     """A text between the tokens that begin and end one. Raises BadInput for an empty one, PromptTooLong."""
-    if not text.strip():
+    (row,) = text_rows(lm, [text])
+    return row
+
+
+def text_rows(lm: LM, texts: Sequence[str]) -> list[Row]:
+    """Each text as `text_row` has it, all of them tokenised in one call. Raises as there, and BadInput for no text."""
+    if not all(text.strip() for text in texts):
         raise BadInput("an empty passage is to be trained on: leave it out")
-    batch = lm.encode([text])
-    ids = [*batch.input_ids[0].tolist(), int(lm.tokenizer.eos_token_id)]
-    if len(ids) > lm.max_length:
-        raise PromptTooLong(f"the text {text[:40]!r} has {len(ids)} tokens, the context {lm.max_length}: shorten it")
-    return ids, [1.0] * len(ids)
+    batch, rows = lm.encode(texts), list[Row]()
+    for text, padded, length in zip(texts, batch.input_ids.tolist(), batch.lengths.tolist(), strict=True):
+        ids = [*padded[:length], int(lm.tokenizer.eos_token_id)]
+        if len(ids) > lm.max_length:
+            raise PromptTooLong(
+                f"the text {text[:40]!r} has {len(ids)} tokens, the context {lm.max_length}: shorten it"
+            )
+        rows.append((ids, [1.0] * len(ids)))
+    return rows
 
 
 def steps_per_pass(rows: Sequence[Row], settings: TrainSettings) -> int:
@@ -234,7 +244,11 @@ def mean_loss(lm: LM, ids: Tensor, weights: Tensor) -> Tensor:
 
 
 def matched(settings: TrainSettings, rows: Sequence[Row], other: Sequence[Row]) -> TrainSettings:
-    """Settings that see as many tokens of ``rows`` as ``settings`` sees of ``other``."""
+    """Settings that see as many tokens of ``rows`` as ``settings`` sees of ``other``. Raises BadInput without rows."""
+    if not rows or not other:
+        raise BadInput(
+            f"{len(rows)} rows are to be trained for as many tokens as {len(other)} others: give some of both"
+        )
     return replace(settings, passes=settings.passes * n_tokens(other) / n_tokens(rows))
 
 
