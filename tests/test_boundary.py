@@ -135,7 +135,7 @@ def test_what_is_shipped_is_what_the_default_run_of_the_notebook_asks(monkeypatc
         "paramem.fusion.exposure.kept_fine_tune", lambda *given, **more: asked_for.append((given, more))
     )
     train_shipped(reader())
-    (((_, rows, training), more),) = asked_for
+    ((_, rows, training), more), ((_, rehearsed, alike), control) = asked_for
     notebook = (Path(__file__).parents[1] / "notebooks/fusion/knowledge_boundary.py").read_text(encoding="utf-8")
     people, share = (re.search(rf"^{name}: \w+ = ([\d.]+)", notebook, re.M) for name in ("people", "replay"))
     assert people is not None
@@ -144,7 +144,8 @@ def test_what_is_shipped_is_what_the_default_run_of_the_notebook_asks(monkeypatc
     facts = draw_people(HERE, Exposures(people=int(people[1])), 0)
     told = exposure_rows(reader(), HERE, facts, settings, 0)
     assert rows == [*told, *replay_rows(reader(), HERE, settings, settings.share * n_tokens(told), 0)]
-    assert (training, more["seed"]) == (settings.training, 0)
+    assert rehearsed == replay_rows(reader(), HERE, settings, (1 + settings.share) * n_tokens(told), 0)
+    assert (training, more["seed"]) == (alike, control["seed"]) == (settings.training, 0)
 
 
 def test_bad_exposures_are_refused() -> None:

@@ -645,7 +645,43 @@ def test_what_is_shipped_is_what_the_notebook_asks(monkeypatch: pytest.MonkeyPat
     assert {name for name, _ in trained} == set(asked) - {"Direct", "Easy"}
     tokens = dict(trained)
     assert len({tokens[name] for name in ("CT", *study.PARTS_OF_IT)}) == 1  # as many, whatever is read
-    assert tokens["SFT, S1 and S4"] < 0.3 * tokens["SFT"]
+    assert len({tokens[name] for name in ("SFT", *study.TAUGHT)}) == 1  # and whatever is asked
+
+
+def test_every_model_is_trained_from_the_one_that_its_mode_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name holds all trainings that a model went through."""
+    g, rows_of, tokens, rates = small(), {}, {}, {}
+
+    def recorded(lm: LM, rows: list[Row], settings: TrainSettings, *, seed: int, name: str) -> LM:
+        assert seed == g.seed
+        rows_of[name], tokens[name], rates[name] = rows, settings.passes * n_tokens(rows), settings.lr
+        return lm.with_(name=f"{lm.name} > {name}")
+
+    monkeypatch.setattr(study, "kept_fine_tune", recorded)
+    modes, arms = study.train_modes(reader(), g), study.train_arms(reader(), g)
+    assert {mode: lm.name for mode, lm in modes.items()} == {
+        "Direct": "read-s0",
+        "SFT": "read-s0 > SFT",
+        "CT": "read-s0 > CT",
+        "CT&SFT": "read-s0 > CT > CT&SFT",
+        "Easy": "read-s0 > SFT",
+    }
+    assert tuple(modes) == study.MODES
+    assert modes["Direct"] is reader()
+    names = (*study.PARTS_OF_IT, *study.TAUGHT)
+    assert {arm: lm.name for arm, lm in arms.items()} == {name: f"read-s0 > {name}" for name in names}
+    read, asked = ("CT", *study.PARTS_OF_IT), ("SFT", "CT&SFT", *study.TAUGHT)
+    settings = study.FusionSettings()
+    for some, chosen in ((read, settings.continued), (asked, settings.supervised)):
+        assert {name: tokens[name] for name in some} == pytest.approx(dict.fromkeys(some, tokens[some[0]]))
+        assert {rates[name] for name in some} == {chosen.lr}
+        assert tokens[some[0]] == chosen.passes * n_tokens(rows_of[some[0]])
+    for name, augmentation in {"CT": "both", **study.PARTS_OF_IT}.items():
+        how = InfusionSettings(augmentation=augmentation)  # type: ignore[arg-type]
+        assert rows_of[name] == infusion_rows(reader(), HERE, g.split.parametric, how, g.seed)
+    for name, cases in {"SFT": SCENARIOS, "CT&SFT": SCENARIOS, **study.TAUGHT}.items():
+        assert rows_of[name] == answer_rows(reader(), [q for q in g.questions["train"] if q.scenario in cases])
+    assert len({len(rows_of[name]) for name in asked}) == 3  # the control: as many tokens of fewer rows
 
 
 def test_from_nothing_finds_no_model_that_was_kept() -> None:
