@@ -10,10 +10,12 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 from paramem.errors import BadInput, BadParameter, PromptTooLong
+from paramem.evaluation.intervals import wilson
 from paramem.fusion import kept, reported, study, tables
 from paramem.fusion.choice import chosen_on_dev
 from paramem.fusion.documents import (
@@ -720,6 +722,38 @@ def test_the_choice_tries_every_pair_on_development_questions_alone(monkeypatch:
 
 
 # The tables
+
+
+def answered(mode: str, right: list[int], people: list[str], order: list[int] | None = None) -> pd.DataFrame:
+    """Questions 0 to n - 1 of one mode, each about one person, in an order."""
+    found = pd.DataFrame({"mode": mode, "question": range(len(right)), "right": [bool(x) for x in right]})
+    return found.assign(people=[(name,) for name in people]).iloc[order or range(len(right))]
+
+
+def test_a_gain_is_that_of_the_first_question_by_question() -> None:
+    people = ["Ann", "Ann", "Ben", "Cy"]
+    one, other = answered("a", [1, 1, 1, 0], people), answered("b", [1, 0, 1, 0], people, [3, 1, 0, 2])
+    found, back = tables.gain(one, other), tables.gain(other, one)
+    # Off its mean the one gain has 3 / 4, the others -1 / 4; three people: Student's t with two degrees of freedom.
+    half = 4.302653 * (3 / 2 / 4**2 * (0.75**2 + 3 * 0.25**2)) ** 0.5
+    assert found == pytest.approx((0.25, 0.25 - half, 0.25 + half), abs=1e-5)
+    assert back == pytest.approx((-0.25, -0.25 - half, -0.25 + half), abs=1e-5)
+
+
+def test_answers_about_one_person_that_are_alike_count_for_one() -> None:
+    people = ["Ann"] * 4 + ["Ben"] * 4
+    both = pd.concat([answered("apart", [1, 1, 0, 0] * 2, people), answered("alike", [1] * 4 + [0] * 4, people)])
+    found = tables.by_people(both, ["mode"]).set_index("mode")
+    assert list(found.index) == ["apart", "alike"]  # as the rows come
+    assert list(found.columns) == ["mean", "low", "high"]
+    assert list(found.loc["apart"]) == pytest.approx([0.5, *wilson(4, 8)])  # eight answers
+    assert list(found.loc["alike"]) == pytest.approx([0.5, *wilson(1, 2)])  # two people
+    assert found.loc["alike", "high"] - found.loc["apart", "high"] > 0.1
+    wrong = both.assign(wrong=~both["right"])
+    third = wrong[wrong["mode"] == "apart"].iloc[:3]  # two right, one wrong, and all about Ann
+    with pytest.raises(BadParameter, match="two owners"):
+        tables.share(third)
+    assert tables.share(wrong[wrong["mode"] == "alike"].iloc[3:], "wrong").mean == 0.8
 
 
 def test_tables_have_the_papers_rows_and_count_in_per_cent() -> None:
