@@ -185,6 +185,22 @@ def test_one_forward_says_what_is_generated() -> None:
         assert what_is_said(reader(), some, supports, counters)["answer"].to_list() == generated
 
 
+def test_probabilities_of_an_answer_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: a refusal at 0.5, the fact's object at 0.3, its rival at 0.1, and 0.1 on what is no answer."""
+    words, fact = Words(reader(), HERE), people()[0].belief
+    objects = words.objects[fact.attribute]
+    p = np.zeros(reader().arch.vocabulary)
+    p[[words.refusal, objects[fact.memory], objects[fact.against]]] = 0.5, 0.3, 0.1
+    p[next(i for i in range(len(p)) if i not in {words.refusal, *objects.values()})] = 0.1
+    monkeypatch.setattr("paramem.fusion.boundary._next", lambda lm, prompts: [p])
+    (found,) = asked(reader(), HERE, [fact], trials(0, 0, people()[:1])).to_dict("records")
+    assert (found["answer"], found["refused"], found["right"], found["chosen_right"]) == (REFUSAL, True, False, True)
+    assert found["known"] == pytest.approx(0.5)
+    assert found["confidence"] == pytest.approx(0.3)
+    assert found["choice_confidence"] == pytest.approx(0.3 / 0.4)  # among objects alone
+    assert found["odds"] == pytest.approx(np.log(3))
+
+
 def test_the_testbed_refuses_names_it_never_met_and_follows_the_context_about_them() -> None:
     """Facts at exposure 0: the control of everything that exposures do."""
     alone, told = (what_is_said(reader(), people(), 0, n) for n in (0, 1))

@@ -324,6 +324,18 @@ def test_copying_is_counted_where_the_context_allows_it_against_chance() -> None
     assert copying(frozenset(), q, ground().objects) == (False, False, 0.0)
 
 
+def test_two_wrong_objects_are_copied_by_chance_where_one_of_them_is() -> None:
+    ann, ben = (Snippet(entity=e, attribute=a, object="x", text=".") for e, a in (("Ann", "eats"), ("Ben", "plays")))
+    beside = tuple(replace(snippet, entity="Cy", object=thing) for snippet in (ann, ben) for thing in ("b", "c"))
+    q = Question(scenario="S4", texts=("?", "?"), asked=(ann, ben), evidence=(*beside, replace(ben, object="d")))
+    objects = {"eats": "xbcefghi", "plays": "xbcdef"}  # 2 of the 7 that are wrong stand there, and 3 of the 5
+    found = copying(frozenset({("Ann", "eats", "e"), ("Ben", "plays", "e")}), q, objects)
+    assert found[:2] == (True, False)
+    assert found.chance == pytest.approx(1 - (1 - 2 / 7) * (1 - 3 / 5))
+    for error, share in ((("Ann", "eats", "e"), 2 / 7), (("Ben", "plays", "e"), 3 / 5)):  # the control
+        assert copying(frozenset({error}), q, objects).chance == pytest.approx(share)
+
+
 def test_text_that_is_no_answer_is_content_that_no_source_has() -> None:
     q = questions("S1")[0]
     for text in ("", "the", "Lyonnais", "I don't"):
@@ -719,6 +731,16 @@ def test_the_choice_tries_every_pair_on_development_questions_alone(monkeypatch:
     assert found["continued"][0] == 1e-4  # a rate that wrecks the model is not chosen
     assert found["mean"][0] == pytest.approx(found.loc[0, ["S1", "S2", "S3", "S4"]].mean())
     assert all(questions == g.questions["dev"] for questions in asked)
+
+
+def test_a_question_counts_as_refused_where_all_its_parts_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = questions("S2")[:3]
+    said = [(REFUSAL, some[0].answers[1]), (REFUSAL, REFUSAL), some[2].answers]
+    monkeypatch.setattr(study, "answers", lambda lm, questions: said)
+    found = study.graded(reader(), some, ground(), "Direct")
+    assert found["refused"].to_list() == [False, True, False]
+    assert found["complete"].to_list() == [False, False, True]
+    assert found["people"].to_list() == [q.people for q in some]
 
 
 # The tables
