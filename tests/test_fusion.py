@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from math import ceil, nan
 from pathlib import Path
 
 import pandas as pd
@@ -513,6 +514,18 @@ def test_what_is_not_there_is_named_before_anything_is_trained(
     monkeypatch.setattr(study, "kept_fine_tune", lambda *_, **__: pytest.fail("it was trained"))
     with pytest.raises(error, match=says):
         call()
+
+
+def test_a_row_longer_than_a_step_is_refused_with_the_step_that_holds_it() -> None:
+    rows = [([5] * 8, [1.0] * 8)] * 4 + [([5] * 122, [1.0] * 122)]
+    with pytest.raises(BadParameter, match=r"tokens=60: the longest row has 122, .* 5 rows .* 3 steps .* 163 tokens"):
+        list(plan(rows, TrainSettings(passes=1, lr=1e-3, tokens=60), 0))
+    for seed in range(300):  # the remedy helps, whatever the rows
+        rng = random.Random(seed)
+        lengths = [rng.randint(1, rng.choice((9, 99, 999))) for _ in range(rng.randint(1, 30))]
+        rows = [([i] * n, [1.0] * n) for i, n in enumerate(lengths)]
+        steps = plan(rows, TrainSettings(passes=1, lr=1e-3, tokens=ceil(max(lengths) * 4 / 3)), 0)
+        assert sorted(ids[0] for _, batch in steps for ids, _ in batch) == list(range(len(rows)))
 
 
 def test_a_plan_sees_every_row_as_often_as_it_should_and_ends_with_a_small_rate() -> None:

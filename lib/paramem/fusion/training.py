@@ -12,6 +12,7 @@ the training questions. The model given stays as it is.
 from __future__ import annotations
 
 import copy
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -175,7 +176,10 @@ def steps_per_pass(rows: Sequence[Row], settings: TrainSettings) -> int:
 
 
 def plan(rows: Sequence[Row], settings: TrainSettings, seed: int) -> Iterator[tuple[float, list[Row]]]:
-    """(learning rate, batch) of every step: passes over all rows in random order, batches of rows of like length."""
+    """(learning rate, batch) of every step: passes over all rows in random order, batches of rows of like length.
+
+    Raises BadParameter where a row is so much longer than a step that another step would be left without any.
+    """
     each = steps_per_pass(rows, settings)
     steps = max(1, round(settings.passes * each))
     warmup = max(1, round(settings.warmup * steps))
@@ -183,7 +187,15 @@ def plan(rows: Sequence[Row], settings: TrainSettings, seed: int) -> Iterator[tu
     rng = random.Random(f"fusion/order/{seed}")
     for start in range(0, steps, each):
         shuffled = rng.sample(rows, len(rows))
-        for number, batch in enumerate(batches(shuffled, stage, rng)[: steps - start], start):
+        try:
+            cut = batches(shuffled, stage, rng)
+        except BadParameter as error:
+            longest = max(len(ids) for ids, _ in rows)
+            raise BadParameter(
+                f"tokens={settings.tokens}: the longest row has {longest}, so that {len(rows)} rows do not fill {each} "
+                f"steps of so many: give a step {math.ceil(longest * 4 / 3)} tokens, or cut that row"
+            ) from error
+        for number, batch in enumerate(cut[: steps - start], start):
             yield stage.learning_rate(number), batch
 
 
