@@ -14,10 +14,11 @@ from paramem.errors import BadInput, BadParameter, IncompatibleIntervention, Pro
 from paramem.fusion.documents import LeakingSplit
 from paramem.fusion.kept import STEPS, keeping
 from paramem.fusion.study import continuations
-from paramem.fusion.training import n_tokens
+from paramem.fusion.tables import by_people
+from paramem.fusion.training import mean_loss, n_tokens, token_losses
 from paramem.injection import rag_study
 from paramem.injection.document_adapter import DocumentAdapter, merge, save_peft
-from paramem.injection.document_encoding import EncodingSettings, plan, train_adapters
+from paramem.injection.document_encoding import EncodingSettings, document_losses, plan, train_adapters
 from paramem.injection.kept_adapters import file_name, packed
 from paramem.injection.parametric_rag import (
     INJECTIONS,
@@ -34,6 +35,7 @@ from paramem.interventions import Dense, LowRank, WeightDelta, load_intervention
 from paramem.models import LM, load
 from paramem.world import world
 from paramem.world.read_rules import REFUSAL
+from paramem.world.recipe import collate
 
 HERE = world("read")
 QUICK = PragSettings(encoding=EncodingSettings(passes=2))
@@ -141,6 +143,22 @@ def test_steps_see_every_row_equally_often_and_as_many_tokens_as_asked() -> None
     train_adapters(model(), rows, long, watch=lambda step, losses: steps.append(len(losses)))
     assert abs(len(steps) * n[0] - 2 * n[1]) <= n[0]
     assert set(steps) == {len(bare)}
+
+
+def test_the_loss_of_a_document_is_the_mean_over_its_own_tokens() -> None:
+    rows = [row for page in duel().pages[:3] for row in rows_of(model(), page, "apart")[:2]]
+    rows = [(ids, [1.0 + t % 5 for t in range(len(ids))]) for ids, _ in rows]
+    ids, weights = collate(rows)
+    found = document_losses(model(), ids, weights, 3)
+    alone = [mean_loss(model(), *collate(rows[i : i + 2])) for i in (0, 2, 4)]
+    assert torch.allclose(found, torch.stack(alone), atol=1e-4)
+    assert not torch.allclose(found, found[[1, 2, 0]], atol=1e-2)  # the control
+    losses, w, row = token_losses(model(), ids, weights)
+    logprobs = model().model(ids).logits.log_softmax(-1)
+    places = [(i, t) for i, (some, _) in enumerate(rows) for t in range(1, len(some))]
+    assert torch.allclose(losses, torch.stack([-logprobs[i, t - 1, ids[i, t]] for i, t in places]), atol=1e-4)
+    assert w.tolist() == [rows[i][1][t] for i, t in places]
+    assert row.tolist() == [i for i, _ in places]
 
 
 # Keeping

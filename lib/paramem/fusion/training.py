@@ -244,15 +244,23 @@ def step(lm: LM, optim: torch.optim.Optimizer, ids: Tensor, weights: Tensor) -> 
 
 
 def mean_loss(lm: LM, ids: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of the next-token losses; the head is run only where there is a weight. Bundled models have no
-    dropout, so that the mode of the model does not matter."""
+    """Weighted mean of the next-token losses of ids [B, T]. Bundled models have no dropout, so that the mode of the
+    model does not matter."""
+    losses, w, _ = token_losses(lm, ids, weights)
+    return (losses * w).sum() / w.sum()
+
+
+def token_losses(lm: LM, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Next-token losses [N] where there is a weight, these weights [N], and the row of each [N].
+
+    ids, weights [B, T]; the head is run only at these N places.
+    """
     # Embeddings, not ids: given ids, some families look for padding and warn that no mask was passed.
     hidden: Tensor = lm.arch.body(inputs_embeds=lm.arch.tokens(ids), use_cache=False).last_hidden_state  # [B, T, d]
     rows, columns = weights[:, 1:].nonzero(as_tuple=True)
     logits: Tensor = lm.arch.head(hidden[rows, columns])  # [N, V]
     losses = nn.functional.cross_entropy(logits, ids[rows, columns + 1], reduction="none")
-    w = weights[rows, columns + 1]
-    return (losses * w).sum() / w.sum()
+    return losses, weights[rows, columns + 1], rows
 
 
 def matched(settings: TrainSettings, rows: Sequence[Row], other: Sequence[Row]) -> TrainSettings:

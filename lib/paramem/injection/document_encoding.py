@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paramem.editing.adapters_abreast import attached, initial, stored
 from paramem.editing.low_rank import LowRankSettings, adapted
 from paramem.errors import BadInput, BadParameter
+from paramem.fusion.training import token_losses
 from paramem.injection.document_adapter import DocumentAdapter, base_fingerprint
 from paramem.interventions import WeightDelta
 from paramem.lm import LM
@@ -131,11 +132,7 @@ def _trained(
 
 def document_losses(lm: LM, ids: Tensor, weights: Tensor, n: int) -> Tensor:
     """Mean next-token loss of each of n documents, (n,), of ids (n b, T), b rows a document."""
-    # Embeddings, not ids: given ids, some families look for padding and warn that no mask was passed.
-    hidden: Tensor = lm.arch.body(inputs_embeds=lm.arch.tokens(ids), use_cache=False).last_hidden_state  # (n b, T, d)
-    rows, columns = weights[:, 1:].nonzero(as_tuple=True)
-    logits: Tensor = lm.arch.head(hidden[rows, columns])
-    losses = nn.functional.cross_entropy(logits, ids[rows, columns + 1], reduction="none")
-    w, owner = weights[rows, columns + 1], rows // (len(ids) // n)
+    losses, w, rows = token_losses(lm, ids, weights)
+    owner = rows // (len(ids) // n)
     total = losses.new_zeros(2, n).index_add(1, owner, torch.stack([losses * w, w]))
     return total[0] / total[1]
