@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -162,6 +164,20 @@ def test_the_loss_of_a_document_is_the_mean_over_its_own_tokens() -> None:
 
 
 # Keeping
+
+
+def test_who_looks_for_adapters_that_were_kept_needs_no_peft() -> None:
+    code = (
+        "import sys; from paramem.injection.kept_adapters import kept_adapters; "
+        "from paramem.injection.rag_study import trainings; "
+        "from paramem.injection.parametric_rag import PragSettings; PragSettings(); {more}; "
+        "sys.exit('peft' in sys.modules)"
+    )
+    ends = [
+        subprocess.run([sys.executable, "-c", code.format(more=more)], check=False).returncode
+        for more in ("pass", "PragSettings().encoding.factors")  # the control: what training needs brings it
+    ]
+    assert ends == [0, 1]
 
 
 def test_adapters_that_are_found_are_those_that_were_made_and_close_to_the_training(tmp_path: Path) -> None:
