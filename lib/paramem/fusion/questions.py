@@ -73,11 +73,6 @@ class Question:
         """Whom it asks about, each once."""
         return tuple(dict.fromkeys(snippet.entity for snippet in self.asked))
 
-    @property
-    def supporting(self) -> tuple[Snippet, ...]:
-        """The asked snippets among the evidence."""
-        return tuple(snippet for snippet in self.evidence if snippet in self.asked)
-
     def without_context(self) -> Question:
         """The same question with nothing beside it, as in the paper's test of infusion."""
         return replace(self, evidence=(), noise=None)
@@ -89,10 +84,16 @@ class Question:
         return replace(self, evidence=self.asked, noise=None)
 
 
+def question_texts(here: World, cell: Cell) -> list[str]:
+    """The question about a fact in all wordings."""
+    entity, attribute = cell
+    return [text.replace("{}", entity) for text in here.relation(attribute).questions["en"]]
+
+
 def wordings(here: World, cell: Cell, seed: int) -> tuple[str, tuple[str, ...]]:
     """The wording in which a fact is asked, and the others, in which it may be trained; drawn for every fact."""
     entity, attribute = cell
-    texts = [text.replace("{}", entity) for text in here.relation(attribute).questions["en"]]
+    texts = question_texts(here, cell)
     asked = texts.pop(random.Random(f"fusion/wording/{seed}/{entity}/{attribute}").randrange(len(texts)))
     return asked, tuple(texts)
 
