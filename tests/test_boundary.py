@@ -157,8 +157,9 @@ def test_bad_exposures_are_refused() -> None:
         Exposures(people=3)
     with pytest.raises(BadParameter, match="unused names"):
         draw_people(HERE, Exposures(people=10_000), 0)
-    with pytest.raises(BadParameter, match="share=-1"):
-        ExposeSettings(share=-1)
+    for share in (-1, float("nan")):
+        with pytest.raises(BadParameter, match=f"share={share}"):
+            ExposeSettings(share=share)
     with pytest.raises(BadParameter, match="replay='nothing' is none of 'all kinds', 'no passages', 'none'"):
         ExposeSettings(replay="nothing")  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="nobody's facts"):

@@ -242,6 +242,17 @@ def test_a_prompt_holds_the_evidence_and_its_own_earlier_answers() -> None:
         questions("S4")[0].supported()
 
 
+def test_questions_of_no_scenario_or_part_and_of_negative_number_are_refused() -> None:
+    for counts, says in (
+        ({"test": {"S5": 3}}, "3 questions of 'S5' in part 'test'"),
+        ({"test": {"S1": -3}}, "-3 questions of 'S1'"),
+        ({"tset": {"S1": 3}}, "part 'tset': there are train, dev, test"),
+    ):
+        with pytest.raises(BadParameter, match=says):
+            study.prepare(HERE, 6, sizes=SMALL, counts=counts)  # type: ignore[arg-type]
+    assert len(study.prepare(HERE, 6, sizes=SMALL, counts={"test": {"S1": 3, "S2": 0}}).part("test")) == 3
+
+
 def test_noise_that_does_not_exist_is_not_made_up() -> None:
     with pytest.raises(BadParameter, match="noise snippets"):
         study.prepare(HERE, 0, sizes=Sizes(external=(2, 2, 2), parametric=(2, 2, 2)), counts={"test": {"S4": 40}})
@@ -556,6 +567,13 @@ def test_bad_settings_are_refused() -> None:
     for bad in ({"passes": 0, "lr": 1e-3}, {"passes": 1, "lr": 0}, {"passes": 1, "lr": 1e-3, "tokens": 0}):
         with pytest.raises(BadParameter, match="positive"):
             TrainSettings(**bad)  # type: ignore[arg-type]
+    for name in ("passes", "lr"):
+        with pytest.raises(BadParameter, match=f"{name}=nan.* positive"):
+            TrainSettings(**{"passes": 1, "lr": 1e-3, name: nan})
+    for name, value in (("warmup", -1), ("warmup", nan), ("decay_from", -1), ("decay_from", 5), ("decay_from", nan)):
+        with pytest.raises(BadParameter, match=f"{name}={value}.* shares of the steps"):
+            TrainSettings(passes=1, lr=1e-3, **{name: value})
+    TrainSettings(passes=0.5, lr=1e-3, warmup=0, decay_from=1)  # the control
     with pytest.raises(BadParameter, match="pairs=0"):
         InfusionSettings(pairs=0)
     with pytest.raises(BadParameter, match="'rewrite': it is one of 'none', 'rewriting'"):

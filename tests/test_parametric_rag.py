@@ -532,5 +532,20 @@ def test_bad_input_is_refused() -> None:
         PragSettings(form="joint")  # type: ignore[arg-type]
     with pytest.raises(BadParameter, match="rank"):
         EncodingSettings(rank=0)
+    with pytest.raises(BadParameter, match="matrices='foo': one of 'attention', 'mlp', 'down'"):
+        EncodingSettings(matrices="foo")  # type: ignore[arg-type]
+    for name in ("lr", "passes", "alpha"):
+        with pytest.raises(BadParameter, match=f"{name}=nan.* positive"):
+            EncodingSettings(**{name: float("nan")})  # type: ignore[arg-type]
+    for name, value in (("warmup", -1.0), ("decay_from", 5.0), ("decay_from", float("nan"))):
+        with pytest.raises(BadParameter, match=f"{name}={value}.* shares of the steps"):
+            EncodingSettings(**{name: value})  # type: ignore[arg-type]
     with pytest.raises(BadParameter, match="documents"):
         rag_study.prepare(HERE, 0, documents=1000)
+    for name, value in (("pairs", -1), ("pairs", 6), ("strangers", -1), ("known", -1), ("known", 10**6)):
+        with pytest.raises(BadParameter, match=f"{name}={value}: from 0 to"):
+            rag_study.prepare(HERE, 0, documents=2, **{name: value})
+    least = rag_study.prepare(HERE, 0, documents=2, pairs=0, strangers=0, known=0)  # the control
+    assert (len(least.questions), least.strangers, least.known) == (10, (), ())
+
+

@@ -19,7 +19,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from paramem.errors import BadInput, BadParameter
-from paramem.fusion.documents import Cell, Document, LeakingSplit, Sizes, Snippet, Split, parts_of, split_by_date
+from paramem.fusion.documents import (
+    PARTS,
+    Cell,
+    Document,
+    LeakingSplit,
+    Sizes,
+    Snippet,
+    Split,
+    parts_of,
+    split_by_date,
+)
 from paramem.world.read_rules import REFUSAL
 
 if TYPE_CHECKING:
@@ -108,8 +118,10 @@ def build_questions(
 ) -> dict[str, tuple[Question, ...]]:
     """Questions of all parts, in the order of the scenarios; parts share no person, so nothing tested was ever asked.
 
-    Raises LeakingSplit where K_e and K_p overlap or a part asks what another part asks.
+    Raises LeakingSplit where K_e and K_p overlap or a part asks what another part asks, BadParameter for counts of
+    parts or scenarios that there are not.
     """
+    check_counts(counts)
     split = split_by_date(documents, sizes.cutoff)
     external, parametric = parts_of(split.external, sizes.external), parts_of(split.parametric, sizes.parametric)
     found: dict[str, tuple[Question, ...]] = {}
@@ -120,6 +132,18 @@ def build_questions(
         found[part] = tuple(made)
     check_parts(found)
     return found
+
+
+def check_counts(counts: Mapping[str, Mapping[Scenario, int]]) -> None:
+    """Refuse unknown parts and scenarios, and numbers of questions below zero. Raises BadParameter."""
+    for part, wanted in counts.items():
+        if part not in PARTS:
+            raise BadParameter(f"counts of part {part!r}: there are {', '.join(PARTS)}")
+        for scenario, n in wanted.items():
+            if scenario not in SCENARIOS or n < 0:
+                raise BadParameter(
+                    f"{n} questions of {scenario!r} in part {part!r}: none or more of {', '.join(SCENARIOS)}"
+                )
 
 
 def check_parts(parts: Mapping[str, Sequence[Question]]) -> None:

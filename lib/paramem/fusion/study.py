@@ -126,7 +126,7 @@ def prepare(
     sizes: Sizes | None = None,
     counts: Mapping[str, Mapping[Scenario, int]] = COUNTS,
 ) -> Ground:
-    """Draw the people, write about them, split by date and ask. Raises LeakingSplit."""
+    """Draw the people, write about them, split by date and ask. Raises BadParameter, LeakingSplit."""
     sizes = sizes or Sizes()
     documents = draw_documents(here, sizes, seed)
     questions = build_questions(here, documents, sizes, seed, counts=counts)

@@ -69,8 +69,10 @@ class TrainSettings:
     decay_from: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.passes <= 0 or self.lr <= 0 or self.tokens < 1 or not 0 <= self.warmup <= 1:
-            raise BadParameter(f"{self}: passes, lr and tokens are positive, and warmup is a share of the steps")
+        if not (0 < self.passes < math.inf and 0 < self.lr < math.inf and self.tokens >= 1):
+            raise BadParameter(f"{self}: passes, lr and tokens are positive numbers")
+        if not (0 <= self.warmup <= 1 and 0 <= self.decay_from <= 1):
+            raise BadParameter(f"{self}: warmup and decay_from are shares of the steps, from 0 to 1")
 
 
 def infusion_rows(

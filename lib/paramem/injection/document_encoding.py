@@ -10,6 +10,7 @@ weights stay as they are.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,8 +55,13 @@ class EncodingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.rank, self.alpha, self.passes, self.rows, self.lr, self.documents) <= 0:
-            raise BadParameter(f"{self}: rank, alpha, passes, rows, lr and documents are positive")
+        if self.matrices not in get_args(Matrices):
+            raise BadParameter(f"matrices={self.matrices!r}: one of {', '.join(map(repr, get_args(Matrices)))}")
+        positive = (self.rank, self.alpha, self.passes, self.rows, self.lr, self.documents)
+        if not all(0 < value < math.inf for value in positive):
+            raise BadParameter(f"{self}: rank, alpha, passes, rows, lr and documents are positive numbers")
+        if not (0 <= self.warmup <= 1 and 0 <= self.decay_from <= 1):
+            raise BadParameter(f"{self}: warmup and decay_from are shares of the steps, from 0 to 1")
 
     @property
     def factors(self) -> LowRankSettings:
