@@ -530,6 +530,10 @@ def test_bad_input_is_refused() -> None:
         corpus().retrieve("Q: Who? A:", 5)
     with pytest.raises(BadParameter, match="joint"):
         PragSettings(form="joint")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="no documents to encode"):
+        encode(model(), [], QUICK, tokens=100)
+    with pytest.raises(BadParameter, match="tokens=0"):
+        encode(model(), duel().pages, QUICK, tokens=0)
     with pytest.raises(BadParameter, match="rank"):
         EncodingSettings(rank=0)
     with pytest.raises(BadParameter, match="matrices='foo': one of 'attention', 'mlp', 'down'"):
@@ -549,3 +553,10 @@ def test_bad_input_is_refused() -> None:
     assert (len(least.questions), least.strangers, least.known) == (10, (), ())
 
 
+def test_an_adapter_of_nothing_is_not_written(tmp_path: Path) -> None:
+    one = adapters()[0]
+    nothing = DocumentAdapter(WeightDelta({}), documents=["x"], base=one.base, base_name=one.base_name)
+    with pytest.raises(BadInput, match=r"'x'.* changes no matrix"):
+        save_peft(nothing, model(), tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+    assert (save_peft(one, model(), tmp_path / "y") / "adapter_model.safetensors").exists()
