@@ -454,6 +454,22 @@ def test_two_parts_are_of_two_pages_and_each_question_is_asked_once() -> None:
     assert not set(one.asked) <= set(one.evidence)
 
 
+def test_right_refused_and_wrong_are_of_all_parts_or_of_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = duel().two_parts[:5]
+    (a, _), (c, _), whole, _, _ = (question.answers for question in some)
+    said = [(a, "Nowhere"), (c, REFUSAL), whole, (REFUSAL, REFUSAL), ("Nowhere", "Nowhere")]
+    monkeypatch.setattr(rag_study, "answers", lambda lm, questions, *, edits=None: said)
+    found = rag_study.ask(model(), some, "told")
+    assert found["right"].to_list() == [False, False, True, False, False]
+    assert found["refused"].to_list() == [False, False, False, True, False]
+    assert found["wrong"].to_list() == [True, False, False, False, True]
+    assert found["people"].to_list() == [(q.asked[0].entity, q.asked[1].entity) for q in some]
+    (share,) = by_people(found, ["condition"]).to_dict("records")
+    assert share["mean"] == 0.2 > share["low"]
+    monkeypatch.undo()
+    assert rag_study.ask(model(), [], "nothing").empty
+
+
 def test_a_contradiction_says_something_else_and_answers_are_credited_to_their_side() -> None:
     questions, against = duel().questions, duel().contradicted()
     for question, other in zip(questions, against, strict=True):

@@ -271,14 +271,15 @@ def merged(lm: LM, corpus: Corpus, chosen: Sequence[Sequence[int]], how: How = "
 def ask(
     lm: LM, questions: Sequence[Question], condition: str, *, edits: Sequence[WeightDelta] | None = None
 ) -> pd.DataFrame:
-    """One row a question: condition, question (its number), answer, right (all parts), refused (all parts), wrong
-    (some part neither right nor refused), tokens (read for the first part)."""
+    """One row a question: condition, question (its number), people (whom it asks about), answer, right (all parts),
+    refused (all parts), wrong (some part neither right nor refused), tokens (read for the first part)."""
     said = answers(lm, questions, edits=edits)
-    read = lm.encode([question.prompt() for question in questions]).lengths.tolist()
+    read = lm.encode([question.prompt() for question in questions]).lengths.tolist() if questions else []
     return pd.DataFrame(
         {
             "condition": condition,
             "question": range(len(questions)),
+            "people": [question.people for question in questions],
             "answer": ["; ".join(found) for found in said],
             "right": [found == question.answers for found, question in zip(said, questions, strict=True)],
             "refused": [all(part == REFUSAL for part in found) for found in said],
