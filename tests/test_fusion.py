@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import re
 from collections import Counter
@@ -10,10 +11,12 @@ from dataclasses import replace
 from functools import cache
 from math import ceil, nan
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pytest
 import torch
+import typer
 
 from paramem.errors import BadInput, BadParameter, PromptTooLong
 from paramem.evaluation.intervals import wilson
@@ -807,6 +810,33 @@ def test_answers_about_one_person_that_are_alike_count_for_one() -> None:
     with pytest.raises(BadParameter, match="two owners"):
         tables.share(third)
     assert tables.share(wrong[wrong["mode"] == "alike"].iloc[3:], "wrong").mean == 0.8
+
+
+# The benchmark
+
+
+def benchmark_of_fusion(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    file = Path(__file__).parents[1] / "benchmarks/fusion.py"
+    monkeypatch.syspath_prepend(file.parent)
+    spec = importlib.util.spec_from_file_location("benchmark_of_fusion", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_cache_that_changes_answers_fails_the_benchmark(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = benchmark_of_fusion(monkeypatch)
+    module.check_same(["a", "b"], ["Lyon", "Oslo"], ["Lyon", "Oslo"])
+    monkeypatch.setattr(module, "continuations", lambda lm, prompts: ["Lyon"] * len(prompts))
+    monkeypatch.setattr(module, "uncached", lambda lm, prompts: ["Lyon"] * (len(prompts) - 1) + ["Oslo"])
+    with pytest.raises(typer.Exit) as caught:
+        next(module.asking(reader(), 1))
+    assert caught.value.exit_code == 1
+    assert re.match(r"1 of \d+ answers change without a cache: 'Lyon' becomes 'Oslo'", capsys.readouterr().err)
 
 
 def test_tables_have_the_papers_rows_and_count_in_per_cent() -> None:
