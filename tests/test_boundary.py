@@ -135,7 +135,7 @@ def test_what_is_shipped_is_what_the_default_run_of_the_notebook_asks(monkeypatc
         "paramem.fusion.exposure.kept_fine_tune", lambda *given, **more: asked_for.append((given, more))
     )
     train_shipped(reader())
-    (((_, rows, training), more),) = asked_for
+    ((_, rows, training), more), ((_, rehearsed, alike), control) = asked_for
     notebook = (Path(__file__).parents[1] / "notebooks/fusion/knowledge_boundary.py").read_text(encoding="utf-8")
     people, share = (re.search(rf"^{name}: \w+ = ([\d.]+)", notebook, re.M) for name in ("people", "replay"))
     assert people is not None
@@ -144,7 +144,8 @@ def test_what_is_shipped_is_what_the_default_run_of_the_notebook_asks(monkeypatc
     facts = draw_people(HERE, Exposures(people=int(people[1])), 0)
     told = exposure_rows(reader(), HERE, facts, settings, 0)
     assert rows == [*told, *replay_rows(reader(), HERE, settings, settings.share * n_tokens(told), 0)]
-    assert (training, more["seed"]) == (settings.training, 0)
+    assert rehearsed == replay_rows(reader(), HERE, settings, (1 + settings.share) * n_tokens(told), 0)
+    assert (training, more["seed"]) == (alike, control["seed"]) == (settings.training, 0)
 
 
 def test_bad_exposures_are_refused() -> None:
@@ -156,8 +157,9 @@ def test_bad_exposures_are_refused() -> None:
         Exposures(people=3)
     with pytest.raises(BadParameter, match="unused names"):
         draw_people(HERE, Exposures(people=10_000), 0)
-    with pytest.raises(BadParameter, match="share=-1"):
-        ExposeSettings(share=-1)
+    for share in (-1, float("nan")):
+        with pytest.raises(BadParameter, match=f"share={share}"):
+            ExposeSettings(share=share)
     with pytest.raises(BadParameter, match="replay='nothing' is none of 'all kinds', 'no passages', 'none'"):
         ExposeSettings(replay="nothing")  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="nobody's facts"):
@@ -182,6 +184,22 @@ def test_one_forward_says_what_is_generated() -> None:
     for supports, counters in ((0, 0), (0, 1), (1, 1)):
         generated = continuations(reader(), [trial.prompt for trial in trials(supports, counters, some)])
         assert what_is_said(reader(), some, supports, counters)["answer"].to_list() == generated
+
+
+def test_probabilities_of_an_answer_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: a refusal at 0.5, the fact's object at 0.3, its rival at 0.1, and 0.1 on what is no answer."""
+    words, fact = Words(reader(), HERE), people()[0].belief
+    objects = words.objects[fact.attribute]
+    p = np.zeros(reader().arch.vocabulary)
+    p[[words.refusal, objects[fact.memory], objects[fact.against]]] = 0.5, 0.3, 0.1
+    p[next(i for i in range(len(p)) if i not in {words.refusal, *objects.values()})] = 0.1
+    monkeypatch.setattr("paramem.fusion.boundary._next", lambda lm, prompts: [p])
+    (found,) = asked(reader(), HERE, [fact], trials(0, 0, people()[:1])).to_dict("records")
+    assert (found["answer"], found["refused"], found["right"], found["chosen_right"]) == (REFUSAL, True, False, True)
+    assert found["known"] == pytest.approx(0.5)
+    assert found["confidence"] == pytest.approx(0.3)
+    assert found["choice_confidence"] == pytest.approx(0.3 / 0.4)  # among objects alone
+    assert found["odds"] == pytest.approx(np.log(3))
 
 
 def test_the_testbed_refuses_names_it_never_met_and_follows_the_context_about_them() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from paramem.errors import BadInput, BadParameter
 from paramem.fusion.conflicts import CONTEXTS, Belief, Trial, elicit, told
+from paramem.fusion.tables import by_people
 from paramem.models import LM, load
 from paramem.world import world
 from paramem.world.read_rules import REFUSAL, Rules
@@ -95,7 +96,23 @@ def test_answers_are_credited_to_where_they_come_from(monkeypatch: pytest.Monkey
     said = ["Lyon", "Rome", REFUSAL, "Oslo", "Rome"]
     monkeypatch.setattr("paramem.fusion.conflicts.continuations", lambda lm, prompts: said)
     trials = [Trial(prompt="?", memory="Lyon", against="Rome", counters=1)] * 4 + [Trial(prompt="?", memory="Lyon")]
-    assert told(reader(), trials)["from"].to_list() == ["memory", "context", "refusal", "neither", "neither"]
+    found = told(reader(), trials)
+    assert found["from"].to_list() == ["memory", "context", "refusal", "neither", "neither"]
+    assert set(found["people"]) == {()}  # they name nobody
+
+
+def test_answers_are_told_with_whom_they_are_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = beliefs()[:20]
+    made = [b.context(HERE, kind, random.Random(1)) for b in some for kind in CONTEXTS]
+    made += [b.balanced(HERE, 1, 2, random.Random(1)) for b in some]
+    monkeypatch.setattr("paramem.fusion.conflicts.continuations", lambda lm, prompts: [t.memory for t in made])
+    found = told(reader(), made).assign(kept=lambda t: t["from"] == "memory")
+    assert all(
+        name in trial.prompt and name in {b.entity for b in some}
+        for (name,), trial in zip(found["people"], made, strict=True)
+    )
+    (shares,) = by_people(found, ["last"], "kept").query("last == 'neither'").to_dict("records")
+    assert shares["mean"] == 1 > shares["low"]
 
 
 def test_the_reader_follows_the_context_and_remembers_without_one() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,10 +16,11 @@ from paramem.errors import BadInput, BadParameter, IncompatibleIntervention, Pro
 from paramem.fusion.documents import LeakingSplit
 from paramem.fusion.kept import STEPS, keeping, read, written
 from paramem.fusion.study import continuations
-from paramem.fusion.training import n_tokens
+from paramem.fusion.tables import by_people
+from paramem.fusion.training import mean_loss, n_tokens, token_losses
 from paramem.injection import rag_study
 from paramem.injection.document_adapter import DocumentAdapter, merge, save_peft
-from paramem.injection.document_encoding import EncodingSettings, plan, train_adapters
+from paramem.injection.document_encoding import EncodingSettings, document_losses, plan, train_adapters
 from paramem.injection.kept_adapters import file_name, packed
 from paramem.injection.parametric_rag import (
     INJECTIONS,
@@ -34,6 +37,7 @@ from paramem.interventions import Dense, LowRank, WeightDelta, load_intervention
 from paramem.models import LM, load
 from paramem.world import world
 from paramem.world.read_rules import REFUSAL
+from paramem.world.recipe import collate
 
 HERE = world("read")
 QUICK = PragSettings(encoding=EncodingSettings(passes=2))
@@ -143,7 +147,37 @@ def test_steps_see_every_row_equally_often_and_as_many_tokens_as_asked() -> None
     assert set(steps) == {len(bare)}
 
 
+def test_the_loss_of_a_document_is_the_mean_over_its_own_tokens() -> None:
+    rows = [row for page in duel().pages[:3] for row in rows_of(model(), page, "apart")[:2]]
+    rows = [(ids, [1.0 + t % 5 for t in range(len(ids))]) for ids, _ in rows]
+    ids, weights = collate(rows)
+    found = document_losses(model(), ids, weights, 3)
+    alone = [mean_loss(model(), *collate(rows[i : i + 2])) for i in (0, 2, 4)]
+    assert torch.allclose(found, torch.stack(alone), atol=1e-4)
+    assert not torch.allclose(found, found[[1, 2, 0]], atol=1e-2)  # the control
+    losses, w, row = token_losses(model(), ids, weights)
+    logprobs = model().model(ids).logits.log_softmax(-1)
+    places = [(i, t) for i, (some, _) in enumerate(rows) for t in range(1, len(some))]
+    assert torch.allclose(losses, torch.stack([-logprobs[i, t - 1, ids[i, t]] for i, t in places]), atol=1e-4)
+    assert w.tolist() == [rows[i][1][t] for i, t in places]
+    assert row.tolist() == [i for i, _ in places]
+
+
 # Keeping
+
+
+def test_who_looks_for_adapters_that_were_kept_needs_no_peft() -> None:
+    code = (
+        "import sys; from paramem.injection.kept_adapters import kept_adapters; "
+        "from paramem.injection.rag_study import trainings; "
+        "from paramem.injection.parametric_rag import PragSettings; PragSettings(); {more}; "
+        "sys.exit('peft' in sys.modules)"
+    )
+    ends = [
+        subprocess.run([sys.executable, "-c", code.format(more=more)], check=False).returncode
+        for more in ("pass", "PragSettings().encoding.factors")  # the control: what training needs brings it
+    ]
+    assert ends == [0, 1]
 
 
 def test_adapters_that_are_found_are_those_that_were_made_and_close_to_the_training(tmp_path: Path) -> None:
@@ -447,6 +481,22 @@ def test_two_parts_are_of_two_pages_and_each_question_is_asked_once() -> None:
     assert not set(one.asked) <= set(one.evidence)
 
 
+def test_right_refused_and_wrong_are_of_all_parts_or_of_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = duel().two_parts[:5]
+    (a, _), (c, _), whole, _, _ = (question.answers for question in some)
+    said = [(a, "Nowhere"), (c, REFUSAL), whole, (REFUSAL, REFUSAL), ("Nowhere", "Nowhere")]
+    monkeypatch.setattr(rag_study, "answers", lambda lm, questions, *, edits=None: said)
+    found = rag_study.ask(model(), some, "told")
+    assert found["right"].to_list() == [False, False, True, False, False]
+    assert found["refused"].to_list() == [False, False, False, True, False]
+    assert found["wrong"].to_list() == [True, False, False, False, True]
+    assert found["people"].to_list() == [(q.asked[0].entity, q.asked[1].entity) for q in some]
+    (share,) = by_people(found, ["condition"]).to_dict("records")
+    assert share["mean"] == 0.2 > share["low"]
+    monkeypatch.undo()
+    assert rag_study.ask(model(), [], "nothing").empty
+
+
 def test_a_contradiction_says_something_else_and_answers_are_credited_to_their_side() -> None:
     questions, against = duel().questions, duel().contradicted()
     for question, other in zip(questions, against, strict=True):
@@ -523,7 +573,33 @@ def test_bad_input_is_refused() -> None:
         corpus().retrieve("Q: Who? A:", 5)
     with pytest.raises(BadParameter, match="joint"):
         PragSettings(form="joint")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="no documents to encode"):
+        encode(model(), [], QUICK, tokens=100)
+    with pytest.raises(BadParameter, match="tokens=0"):
+        encode(model(), duel().pages, QUICK, tokens=0)
     with pytest.raises(BadParameter, match="rank"):
         EncodingSettings(rank=0)
+    with pytest.raises(BadParameter, match="matrices='foo': one of 'attention', 'mlp', 'down'"):
+        EncodingSettings(matrices="foo")  # type: ignore[arg-type]
+    for name in ("lr", "passes", "alpha"):
+        with pytest.raises(BadParameter, match=f"{name}=nan.* positive"):
+            EncodingSettings(**{name: float("nan")})  # type: ignore[arg-type]
+    for name, value in (("warmup", -1.0), ("decay_from", 5.0), ("decay_from", float("nan"))):
+        with pytest.raises(BadParameter, match=f"{name}={value}.* shares of the steps"):
+            EncodingSettings(**{name: value})  # type: ignore[arg-type]
     with pytest.raises(BadParameter, match="documents"):
         rag_study.prepare(HERE, 0, documents=1000)
+    for name, value in (("pairs", -1), ("pairs", 6), ("strangers", -1), ("known", -1), ("known", 10**6)):
+        with pytest.raises(BadParameter, match=f"{name}={value}: from 0 to"):
+            rag_study.prepare(HERE, 0, documents=2, **{name: value})
+    least = rag_study.prepare(HERE, 0, documents=2, pairs=0, strangers=0, known=0)  # the control
+    assert (len(least.questions), least.strangers, least.known) == (10, (), ())
+
+
+def test_an_adapter_of_nothing_is_not_written(tmp_path: Path) -> None:
+    one = adapters()[0]
+    nothing = DocumentAdapter(WeightDelta({}), documents=["x"], base=one.base, base_name=one.base_name)
+    with pytest.raises(BadInput, match=r"'x'.* changes no matrix"):
+        save_peft(nothing, model(), tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+    assert (save_peft(one, model(), tmp_path / "y") / "adapter_model.safetensors").exists()

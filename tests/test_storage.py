@@ -153,7 +153,16 @@ def test_tellings_differ_in_what_they_say_they_do() -> None:
         lambda: draw_people(HERE, 5000, 0),
         lambda: people().question(people().names[0], "shoe_size"),
         lambda: people().question(people().names[0], "plays", 7),
+        lambda: draw_people(HERE, 4, 0, objects=0),
+        lambda: draw_people(HERE, 4, 0, objects=-3),
+        lambda: draw_people(HERE, 4, 0, names=[]),
         lambda: Sizes(exposures=0),
+        lambda: Sizes(people=4, exposures=1, people_step=8),
+        lambda: Sizes(people=1),
+        lambda: Sizes(objects=0),
+        lambda: Sizes(lr=-1),
+        lambda: Sizes(lr=float("nan")),
+        lambda: Sizes(tuning_lr=0),
         lambda: trained(tiny(), ()),
         lambda: trained(tiny(), ("one text", "no such corpus")),
         lambda: probe(torch.zeros(1, 4, 2), np.zeros((1, 4), dtype=int)),
@@ -171,6 +180,14 @@ def test_what_cannot_be_is_refused(call: object) -> None:
     with pytest.raises(BadParameter) as caught:
         call()  # type: ignore[operator]
     assert len(str(caught.value)) > 20
+
+
+def test_the_smallest_sizes_take_a_step() -> None:
+    """The control of what is refused above."""
+    assert Sizes(people=4, exposures=2, people_step=8).steps == 1
+    drawn = draw_people(HERE, 2, 0, objects=1, names=["Ann Lyon", "Ben Lyon"])
+    assert set(drawn.names) == {"Ann Lyon", "Ben Lyon"}
+    assert len({tuple(found.values()) for found in drawn.values.values()}) == 1
 
 
 def test_a_relation_without_a_question_cannot_be_asked() -> None:

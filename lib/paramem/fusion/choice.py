@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 import typer
 
-from paramem.fusion.study import FusionSettings, Ground, continued, graded, prepare, supervised
+from paramem.fusion.questions import SCENARIOS
+from paramem.fusion.study import FusionSettings, Ground, continued, graded, prepare, supervised, taught_rows
 from paramem.lm import LM
 
 DRAW = 900
@@ -33,14 +34,15 @@ def chosen_on_dev(
     """One row for each pair of rates, the best first: continued, supervised, S1 to S4 (shares of complete answers) and
     their mean. No question of the test is asked."""
     settings, rows = settings or FusionSettings(), list[dict[str, float]]()
+    (taught,) = taught_rows(lm, ground, SCENARIOS)
     for infusing, tuning in itertools.product(continued_rates, supervised_rates):
         tried = replace(
             settings,
             continued=replace(settings.continued, lr=infusing),
             supervised=replace(settings.supervised, lr=tuning),
         )
-        both = supervised(continued(lm, ground, tried), ground.questions["train"], ground, tried, name="CT&SFT")
-        answered = graded(both, ground.questions["dev"], ground, "CT&SFT").groupby("scenario")["complete"].mean()
+        both = supervised(continued(lm, ground, tried), taught, ground, tried, name="CT&SFT")
+        answered = graded(both, ground.part("dev"), ground, "CT&SFT").groupby("scenario")["complete"].mean()
         by_case = {str(case): float(share) for case, share in answered.items()}
         rows.append(
             {"continued": infusing, "supervised": tuning, **by_case, "mean": sum(by_case.values()) / len(by_case)}

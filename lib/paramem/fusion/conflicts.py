@@ -62,7 +62,10 @@ def rules_of(here: World) -> Rules:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A prompt, what memory says to it, and what the context says against it (None where it says nothing)."""
+    """A prompt, what memory says to it, and what the context says against it (None where it says nothing).
+
+    entity: whom it asks about; "" where nobody is named.
+    """
 
     prompt: str
     memory: str
@@ -70,6 +73,7 @@ class Trial:
     supports: int = 0
     counters: int = 0
     last: Literal["support", "counter", "neither"] = "neither"
+    entity: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +111,7 @@ class Belief:
             supports=supports,
             counters=counters,
             last=sides[-1] if sides else "neither",  # type: ignore[arg-type]
+            entity=self.entity,
         )
 
     def context(self, here: World, kind: Context, rng: random.Random, *, sentences: int = 1) -> Trial:
@@ -117,7 +122,7 @@ class Belief:
             return self._complementary(here, rng)
         if kind == "irrelevant":
             said = " ".join(s.text for s in self._elsewhere(here, sentences, rng))
-            return Trial(prompt=f"{said} {self.question}", memory=self.memory)
+            return Trial(prompt=f"{said} {self.question}", memory=self.memory, entity=self.entity)
         counts = {"none": (0, 0), "supportive": (1, 0), "conflicting": (0, 1)}
         return self.balanced(here, *counts[kind], rng)
 
@@ -127,7 +132,7 @@ class Belief:
         thing = str(here.value(other.id, self.entity))
         snippet = say(here, (self.entity, other.id), thing, 0)
         first = rng.choice(other.questions["en"]).replace("{}", self.entity)
-        return Trial(prompt=f"{snippet.text} {first} {thing}. {self.question}", memory=self.memory)
+        return Trial(prompt=f"{snippet.text} {first} {thing}. {self.question}", memory=self.memory, entity=self.entity)
 
     def _elsewhere(self, here: World, n: int, rng: random.Random) -> list[Snippet]:
         """Sentences about other people, whom the training passages spoke of, with other objects than the answer."""
@@ -165,7 +170,10 @@ def elicit(lm: LM, here: World, *, n: int, seed: int = 0, part: tuple[int, int] 
 
 
 def told(lm: LM, trials: Sequence[Trial]) -> pd.DataFrame:
-    """What the model says in each trial: ``answer``, and ``from``: memory, context, refusal or neither."""
+    """What the model says in each trial: ``answer``, and ``from``: memory, context, refusal or neither.
+
+    Further columns: people (whom it asks about, for intervals over people), supports, counters, last.
+    """
     if not trials:
         raise BadInput("there are no trials: elicit beliefs and give them a context first")
     rows = []
@@ -174,6 +182,7 @@ def told(lm: LM, trials: Sequence[Trial]) -> pd.DataFrame:
             {
                 "answer": answer,
                 "from": source(trial, answer),
+                "people": (trial.entity,) if trial.entity else (),
                 "supports": trial.supports,
                 "counters": trial.counters,
                 "last": trial.last,

@@ -15,6 +15,7 @@ One relation of every person is never told. What a model says to it tells whethe
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -86,7 +87,7 @@ class ExposeSettings:
     training: TrainSettings = field(default_factory=lambda: TrainSettings(passes=1, lr=1e-3))
 
     def __post_init__(self) -> None:
-        if self.share < 0:
+        if not 0 <= self.share < math.inf:
             raise BadParameter(f"share={self.share}: tokens of replay for each token of exposures, zero or more")
         if self.replay not in get_args(Replay):
             raise BadParameter(f"replay={self.replay!r} is none of {', '.join(map(repr, get_args(Replay)))}")

@@ -19,7 +19,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from paramem.errors import BadInput, BadParameter
-from paramem.fusion.documents import Cell, Document, LeakingSplit, Sizes, Snippet, Split, parts_of, split_by_date
+from paramem.fusion.documents import (
+    PARTS,
+    Cell,
+    Document,
+    LeakingSplit,
+    Sizes,
+    Snippet,
+    Split,
+    parts_of,
+    split_by_date,
+)
 from paramem.world.read_rules import REFUSAL
 
 if TYPE_CHECKING:
@@ -73,11 +83,6 @@ class Question:
         """Whom it asks about, each once."""
         return tuple(dict.fromkeys(snippet.entity for snippet in self.asked))
 
-    @property
-    def supporting(self) -> tuple[Snippet, ...]:
-        """The asked snippets among the evidence."""
-        return tuple(snippet for snippet in self.evidence if snippet in self.asked)
-
     def without_context(self) -> Question:
         """The same question with nothing beside it, as in the paper's test of infusion."""
         return replace(self, evidence=(), noise=None)
@@ -89,10 +94,16 @@ class Question:
         return replace(self, evidence=self.asked, noise=None)
 
 
+def question_texts(here: World, cell: Cell) -> list[str]:
+    """The question about a fact in all wordings."""
+    entity, attribute = cell
+    return [text.replace("{}", entity) for text in here.relation(attribute).questions["en"]]
+
+
 def wordings(here: World, cell: Cell, seed: int) -> tuple[str, tuple[str, ...]]:
     """The wording in which a fact is asked, and the others, in which it may be trained; drawn for every fact."""
     entity, attribute = cell
-    texts = [text.replace("{}", entity) for text in here.relation(attribute).questions["en"]]
+    texts = question_texts(here, cell)
     asked = texts.pop(random.Random(f"fusion/wording/{seed}/{entity}/{attribute}").randrange(len(texts)))
     return asked, tuple(texts)
 
@@ -107,8 +118,10 @@ def build_questions(
 ) -> dict[str, tuple[Question, ...]]:
     """Questions of all parts, in the order of the scenarios; parts share no person, so nothing tested was ever asked.
 
-    Raises LeakingSplit where K_e and K_p overlap or a part asks what another part asks.
+    Raises LeakingSplit where K_e and K_p overlap or a part asks what another part asks, BadParameter for counts of
+    parts or scenarios that there are not.
     """
+    check_counts(counts)
     split = split_by_date(documents, sizes.cutoff)
     external, parametric = parts_of(split.external, sizes.external), parts_of(split.parametric, sizes.parametric)
     found: dict[str, tuple[Question, ...]] = {}
@@ -119,6 +132,18 @@ def build_questions(
         found[part] = tuple(made)
     check_parts(found)
     return found
+
+
+def check_counts(counts: Mapping[str, Mapping[Scenario, int]]) -> None:
+    """Refuse unknown parts and scenarios, and numbers of questions below zero. Raises BadParameter."""
+    for part, wanted in counts.items():
+        if part not in PARTS:
+            raise BadParameter(f"counts of part {part!r}: there are {', '.join(PARTS)}")
+        for scenario, n in wanted.items():
+            if scenario not in SCENARIOS or n < 0:
+                raise BadParameter(
+                    f"{n} questions of {scenario!r} in part {part!r}: none or more of {', '.join(SCENARIOS)}"
+                )
 
 
 def check_parts(parts: Mapping[str, Sequence[Question]]) -> None:

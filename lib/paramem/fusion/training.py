@@ -12,6 +12,7 @@ the training questions. The model given stays as it is.
 from __future__ import annotations
 
 import copy
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -68,15 +69,17 @@ class TrainSettings:
     decay_from: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.passes <= 0 or self.lr <= 0 or self.tokens < 1 or not 0 <= self.warmup <= 1:
-            raise BadParameter(f"{self}: passes, lr and tokens are positive, and warmup is a share of the steps")
+        if not (0 < self.passes < math.inf and 0 < self.lr < math.inf and self.tokens >= 1):
+            raise BadParameter(f"{self}: passes, lr and tokens are positive numbers")
+        if not (0 <= self.warmup <= 1 and 0 <= self.decay_from <= 1):
+            raise BadParameter(f"{self}: warmup and decay_from are shares of the steps, from 0 to 1")
 
 
 def infusion_rows(
     lm: LM, here: World, documents: Sequence[Document], settings: InfusionSettings, seed: int = 0
 ) -> list[Row]:
     """Every text of `infusion_texts` as a row; all tokens count alike."""
-    return [text_row(lm, text) for text in infusion_texts(here, documents, settings, seed)]
+    return text_rows(lm, infusion_texts(here, documents, settings, seed))
 
 
 def infusion_texts(here: World, documents: Sequence[Document], settings: InfusionSettings, seed: int = 0) -> list[str]:
@@ -151,15 +154,26 @@ def answer_rows(lm: LM, questions: Sequence[Question]) -> list[Row]:
 def text_row(lm: LM, text: str) -> Row:
     """A text between the tokens that begin and end one. Raises BadInput for an empty one and for a tokenizer without an
     end token, PromptTooLong."""
-    if not text.strip():
+    (row,) = text_rows(lm, [text])
+    return row
+
+
+def text_rows(lm: LM, texts: Sequence[str]) -> list[Row]:
+    """Each text as `text_row` has it, all of them tokenised in one call. Raises as there, and BadInput for no text."""
+    if not all(text.strip() for text in texts):
         raise BadInput("an empty passage is to be trained on: leave it out")
     end = lm.tokenizer.eos_token_id
     if end is None:
         raise BadInput(f"the tokenizer of {lm.name} has no end token, with which every text ends: set its eos_token")
-    ids = [*lm.encode([text]).input_ids[0].tolist(), int(end)]
-    if len(ids) > lm.max_length:
-        raise PromptTooLong(f"the text {text[:40]!r} has {len(ids)} tokens, the context {lm.max_length}: shorten it")
-    return ids, [1.0] * len(ids)
+    batch, rows = lm.encode(texts), list[Row]()
+    for text, padded, length in zip(texts, batch.input_ids.tolist(), batch.lengths.tolist(), strict=True):
+        ids = [*padded[:length], int(end)]
+        if len(ids) > lm.max_length:
+            raise PromptTooLong(
+                f"the text {text[:40]!r} has {len(ids)} tokens, the context {lm.max_length}: shorten it"
+            )
+        rows.append((ids, [1.0] * len(ids)))
+    return rows
 
 
 def steps_per_pass(rows: Sequence[Row], settings: TrainSettings) -> int:
@@ -168,7 +182,10 @@ def steps_per_pass(rows: Sequence[Row], settings: TrainSettings) -> int:
 
 
 def plan(rows: Sequence[Row], settings: TrainSettings, seed: int) -> Iterator[tuple[float, list[Row]]]:
-    """(learning rate, batch) of every step: passes over all rows in random order, batches of rows of like length."""
+    """(learning rate, batch) of every step: passes over all rows in random order, batches of rows of like length.
+
+    Raises BadParameter where a row is so much longer than a step that another step would be left without any.
+    """
     each = steps_per_pass(rows, settings)
     steps = max(1, round(settings.passes * each))
     warmup = max(1, round(settings.warmup * steps))
@@ -176,7 +193,15 @@ def plan(rows: Sequence[Row], settings: TrainSettings, seed: int) -> Iterator[tu
     rng = random.Random(f"fusion/order/{seed}")
     for start in range(0, steps, each):
         shuffled = rng.sample(rows, len(rows))
-        for number, batch in enumerate(batches(shuffled, stage, rng)[: steps - start], start):
+        try:
+            cut = batches(shuffled, stage, rng)
+        except BadParameter as error:
+            longest = max(len(ids) for ids, _ in rows)
+            raise BadParameter(
+                f"tokens={settings.tokens}: the longest row has {longest}, so that {len(rows)} rows do not fill {each} "
+                f"steps of so many: give a step {math.ceil(longest * 4 / 3)} tokens, or cut that row"
+            ) from error
+        for number, batch in enumerate(cut[: steps - start], start):
             yield stage.learning_rate(number), batch
 
 
@@ -225,19 +250,31 @@ def step(lm: LM, optim: torch.optim.Optimizer, ids: Tensor, weights: Tensor) -> 
 
 
 def mean_loss(lm: LM, ids: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of the next-token losses; the head is run only where there is a weight. Bundled models have no
-    dropout, so that the mode of the model does not matter."""
+    """Weighted mean of the next-token losses of ids [B, T]. Bundled models have no dropout, so that the mode of the
+    model does not matter."""
+    losses, w, _ = token_losses(lm, ids, weights)
+    return (losses * w).sum() / w.sum()
+
+
+def token_losses(lm: LM, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Next-token losses [N] where there is a weight, these weights [N], and the row of each [N].
+
+    ids, weights [B, T]; the head is run only at these N places.
+    """
     # Embeddings, not ids: given ids, some families look for padding and warn that no mask was passed.
     hidden: Tensor = lm.arch.body(inputs_embeds=lm.arch.tokens(ids), use_cache=False).last_hidden_state  # [B, T, d]
     rows, columns = weights[:, 1:].nonzero(as_tuple=True)
     logits: Tensor = lm.arch.head(hidden[rows, columns])  # [N, V]
     losses = nn.functional.cross_entropy(logits, ids[rows, columns + 1], reduction="none")
-    w = weights[rows, columns + 1]
-    return (losses * w).sum() / w.sum()
+    return losses, weights[rows, columns + 1], rows
 
 
 def matched(settings: TrainSettings, rows: Sequence[Row], other: Sequence[Row]) -> TrainSettings:
-    """Settings that see as many tokens of ``rows`` as ``settings`` sees of ``other``."""
+    """Settings that see as many tokens of ``rows`` as ``settings`` sees of ``other``. Raises BadInput without rows."""
+    if not rows or not other:
+        raise BadInput(
+            f"{len(rows)} rows are to be trained for as many tokens as {len(other)} others: give some of both"
+        )
     return replace(settings, passes=settings.passes * n_tokens(other) / n_tokens(rows))
 
 

@@ -122,8 +122,13 @@ def draw_people(
     """``n`` people, the first half of them taught; objects evenly from the first ``objects`` ones of a relation.
 
     names: what they may be called; by default all pairs of NAMES first and family names.
+    Raises BadParameter for more people than names, and where nothing is left that could be true of them.
     """
-    pool = names or [" ".join(pair) for pair in name_pairs(random.Random(f"injection/names/{seed}"), NAMES, NAMES)]
+    pool = names
+    if pool is None:
+        pool = [" ".join(pair) for pair in name_pairs(random.Random(f"injection/names/{seed}"), NAMES, NAMES)]
+    if objects is not None and objects < 1:
+        raise BadParameter(f"objects={objects}: a relation has at least one to choose from; None takes all of them")
     if not 2 <= n <= len(pool):
         raise BadParameter(f"{n} people cannot be drawn: two halves need two, and there are {len(pool)} names")
     rng = random.Random(f"injection/people/{seed}")

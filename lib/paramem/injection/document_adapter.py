@@ -149,12 +149,15 @@ def _check_mergeable(adapters: Sequence[DocumentAdapter]) -> None:
 def save_peft(adapter: DocumentAdapter, lm: LM, folder: str | PathLike[str]) -> Path:
     """Write the adapter as peft does, for `PeftModel.from_pretrained(model, folder)`; returns the folder.
 
-    alpha equals the rank, because the scaling is in the factors.
+    alpha equals the rank, because the scaling is in the factors. Raises BadInput for an adapter that changes nothing,
+    IncompatibleIntervention for one of another model.
     """
     from peft import LoraConfig
     from safetensors.torch import save_file
 
     adapter.check(lm)
+    if not adapter.ranks:
+        raise BadInput(f"{adapter!r} changes no matrix, and peft reads no such adapter: leave it out")
     place = Path(folder)
     ranks = {name.removesuffix(".weight"): rank for name, rank in adapter.ranks.items()}
     modules = {path: lm.model.get_submodule(path) for path in ranks}

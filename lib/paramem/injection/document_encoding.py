@@ -10,21 +10,24 @@ weights stay as they are.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from paramem.editing.adapters_abreast import attached, initial, stored
-from paramem.editing.low_rank import LowRankSettings, adapted
 from paramem.errors import BadInput, BadParameter
+from paramem.fusion.training import token_losses
 from paramem.injection.document_adapter import DocumentAdapter, base_fingerprint
 from paramem.interventions import WeightDelta
 from paramem.lm import LM
 from paramem.world.recipe import Row, Stage, collate
+
+if TYPE_CHECKING:
+    from paramem.editing.low_rank import LowRankSettings
 
 Matrices: TypeAlias = Literal["attention", "mlp", "down"]
 
@@ -52,12 +55,19 @@ class EncodingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.rank, self.alpha, self.passes, self.rows, self.lr, self.documents) <= 0:
-            raise BadParameter(f"{self}: rank, alpha, passes, rows, lr and documents are positive")
+        if self.matrices not in get_args(Matrices):
+            raise BadParameter(f"matrices={self.matrices!r}: one of {', '.join(map(repr, get_args(Matrices)))}")
+        positive = (self.rank, self.alpha, self.passes, self.rows, self.lr, self.documents)
+        if not all(0 < value < math.inf for value in positive):
+            raise BadParameter(f"{self}: rank, alpha, passes, rows, lr and documents are positive numbers")
+        if not (0 <= self.warmup <= 1 and 0 <= self.decay_from <= 1):
+            raise BadParameter(f"{self}: warmup and decay_from are shares of the steps, from 0 to 1")
 
     @property
     def factors(self) -> LowRankSettings:
         """What `paramem.editing.low_rank` needs to know to place and draw the factors."""
+        from paramem.editing.low_rank import LowRankSettings
+
         return LowRankSettings(matrices=self.matrices, rank=self.rank, alpha=self.alpha, seed=self.seed)
 
 
@@ -111,6 +121,10 @@ def _trained(
     settings: EncodingSettings,
     watch: Callable[[int, Tensor], None] | None,
 ) -> list[WeightDelta]:
+    # These two bring peft along, which whoever finds adapters that were kept has no use for.
+    from paramem.editing.adapters_abreast import attached, initial, stored
+    from paramem.editing.low_rank import adapted
+
     n = len(documents)
     adapters = initial(lm, adapted(lm, settings.factors), settings.factors, n)
     parameters = [parameter for adapter in adapters.values() for parameter in adapter.parameters]
@@ -131,11 +145,7 @@ def _trained(
 
 def document_losses(lm: LM, ids: Tensor, weights: Tensor, n: int) -> Tensor:
     """Mean next-token loss of each of n documents, (n,), of ids (n b, T), b rows a document."""
-    # Embeddings, not ids: given ids, some families look for padding and warn that no mask was passed.
-    hidden: Tensor = lm.arch.body(inputs_embeds=lm.arch.tokens(ids), use_cache=False).last_hidden_state  # (n b, T, d)
-    rows, columns = weights[:, 1:].nonzero(as_tuple=True)
-    logits: Tensor = lm.arch.head(hidden[rows, columns])
-    losses = nn.functional.cross_entropy(logits, ids[rows, columns + 1], reduction="none")
-    w, owner = weights[rows, columns + 1], rows // (len(ids) // n)
+    losses, w, rows = token_losses(lm, ids, weights)
+    owner = rows // (len(ids) // n)
     total = losses.new_zeros(2, n).index_add(1, owner, torch.stack([losses * w, w]))
     return total[0] / total[1]

@@ -145,8 +145,12 @@ def encode(
 
     tokens: how many to train on, all pages together; as many passes as the settings say when None.
     keep: whether to round the adapters and to keep them for the next time, see `kept_adapters`.
-    Raises BadInput for two pages of one name, PromptTooLong for a sequence that exceeds the context.
+    Raises BadInput for no page or for two of one name, PromptTooLong for a sequence that exceeds the context.
     """
+    if not pages:
+        raise BadInput("there are no documents to encode: give one at least, or ask the model without any")
+    if tokens is not None and tokens < 1:
+        raise BadParameter(f"tokens={tokens}: at least one, or None for as many passes as the settings say")
     names = [page.name for page in pages]
     if len(set(names)) < len(names):
         raise BadInput(f"two documents are called {next(n for n in names if names.count(n) > 1)!r}: names are unique")

@@ -19,7 +19,7 @@ import pandas as pd
 
 from paramem.errors import BadParameter
 from paramem.fusion.documents import Document, LeakingSplit, Sizes, Snippet, draw_documents, say
-from paramem.fusion.questions import Question
+from paramem.fusion.questions import Question, question_texts
 from paramem.fusion.study import answers
 from paramem.fusion.training import n_tokens, reworded
 from paramem.injection.document_adapter import How
@@ -35,6 +35,7 @@ from paramem.injection.parametric_rag import (
 from paramem.interventions import WeightDelta
 from paramem.lm import LM
 from paramem.world.read_rules import REFUSAL
+from paramem.world.reading import Reading
 from paramem.world.reading import questions as known_questions
 
 if TYPE_CHECKING:
@@ -150,7 +151,16 @@ class Duel:
 def prepare(
     here: World, draw: int, *, documents: int = 30, pairs: int = 3, strangers: int = 40, known: int = 80
 ) -> Duel:
-    """Draw people, write a page about each, and ask. Raises LeakingSplit where a tested question is trained on."""
+    """Draw people, write a page about each, and ask.
+
+    Raises LeakingSplit where a tested question is trained on, BadParameter for more of anything than there is.
+    """
+    items, statements = known_questions(here), len(here.relations)
+    for name, value, most in (("pairs", pairs, statements), ("known", known, len(items))):
+        if not 0 <= value <= most:
+            raise BadParameter(f"{name}={value}: from 0 to {most}")
+    if not 0 <= strangers < Sizes().total:
+        raise BadParameter(f"strangers={strangers}: from 0 to {Sizes().total - 1}, so that somebody has a page")
     if not 1 <= documents <= Sizes().total - strangers:
         raise BadParameter(
             f"documents={documents}: with {strangers} strangers kept aside there are 1 to {Sizes().total - strangers}"
@@ -161,7 +171,7 @@ def prepare(
     for number, document in enumerate(written[:documents]):
         rewrite, trained = tuple(reworded(here, document, rng)), []
         for place, snippet in enumerate(rng.sample(document.snippets, len(document.snippets))):
-            wordings = rng.sample(_wordings(here, snippet), 2)
+            wordings = rng.sample(question_texts(here, snippet.cell), 2)
             if place < pairs:
                 trained.append((wordings[0], snippet))
             questions.append(_question(wordings[1], snippet))
@@ -179,8 +189,10 @@ def prepare(
         taught=tuple(taught),
         two_parts=tuple(_together(questions[i], questions[j]) for i, j in couples),
         two_owners=tuple((owner[i], owner[j]) for i, j in couples),
-        strangers=tuple(replace(_question(rng.choice(_wordings(here, s)), s), scenario="S4") for s in unknown),
-        known=tuple(_known(here, known, rng)),
+        strangers=tuple(
+            replace(_question(rng.choice(question_texts(here, s.cell)), s), scenario="S4") for s in unknown
+        ),
+        known=tuple(_known(here, rng.sample(items, known))),
         seed=draw,
     )
 
@@ -194,10 +206,6 @@ def check_questions(pages: Sequence[Augmented], questions: Sequence[Question]) -
                 raise LeakingSplit(
                     f"the question {text!r} is asked in training, by the pairs of {trained[text]!r}: ask in other words"
                 )
-
-
-def _wordings(here: World, snippet: Snippet) -> list[str]:
-    return [text.replace("{}", snippet.entity) for text in here.relation(snippet.attribute).questions["en"]]
 
 
 def _question(text: str, snippet: Snippet) -> Question:
@@ -215,11 +223,8 @@ def _couples(owner: Sequence[int], rng: random.Random) -> list[tuple[int, int]]:
     return [(i, j) for i, j in halves if owner[i] != owner[j]]
 
 
-def _known(here: World, n: int, rng: random.Random) -> list[Question]:
-    return [
-        _question(item.question, say(here, (item.subject, item.relation), item.answer, 0))
-        for item in rng.sample(known_questions(here), n)
-    ]
+def _known(here: World, items: Sequence[Reading]) -> list[Question]:
+    return [_question(item.question, say(here, (item.subject, item.relation), item.answer, 0)) for item in items]
 
 
 def trainings(lm: LM, duel: Duel, settings: PragSettings) -> dict[str, Corpus]:
@@ -266,14 +271,15 @@ def merged(lm: LM, corpus: Corpus, chosen: Sequence[Sequence[int]], how: How = "
 def ask(
     lm: LM, questions: Sequence[Question], condition: str, *, edits: Sequence[WeightDelta] | None = None
 ) -> pd.DataFrame:
-    """One row a question: condition, question (its number), answer, right (all parts), refused (all parts), wrong
-    (some part neither right nor refused), tokens (read for the first part)."""
+    """One row a question: condition, question (its number), people (whom it asks about), answer, right (all parts),
+    refused (all parts), wrong (some part neither right nor refused), tokens (read for the first part)."""
     said = answers(lm, questions, edits=edits)
-    read = lm.encode([question.prompt() for question in questions]).lengths.tolist()
+    read = lm.encode([question.prompt() for question in questions]).lengths.tolist() if questions else []
     return pd.DataFrame(
         {
             "condition": condition,
             "question": range(len(questions)),
+            "people": [question.people for question in questions],
             "answer": ["; ".join(found) for found in said],
             "right": [found == question.answers for found, question in zip(said, questions, strict=True)],
             "refused": [all(part == REFUSAL for part in found) for found in said],

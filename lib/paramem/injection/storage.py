@@ -19,6 +19,7 @@ with the same people, initial weights and exposures.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -101,6 +102,15 @@ class Sizes:
     def __post_init__(self) -> None:
         if min(self.exposures, self.people_step, self.questions_step, self.tuning_steps, self.tuning_rows) < 1:
             raise BadParameter(f"{self}: exposures, steps and rows of a step are at least 1")
+        if self.people < 2 or min(self.objects, self.width, self.layers, self.heads) < 1:
+            raise BadParameter(f"{self}: two people at least, and objects, width, layers and heads are at least 1")
+        if not (0 < self.lr < math.inf and 0 < self.tuning_lr < math.inf):
+            raise BadParameter(f"{self}: both learning rates are positive numbers")
+        if self.steps < 1:
+            raise BadParameter(
+                f"people_step={self.people_step}: {self.people} people told {self.exposures} times fill no step; "
+                "tell them more often, or fewer in a step"
+            )
 
     @property
     def steps(self) -> int:
