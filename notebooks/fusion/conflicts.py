@@ -23,7 +23,8 @@ from paramem import claim, load
 from paramem.decisions import every
 from paramem.evaluation.intervals import grouped
 from paramem.fusion.conflicts import CONTEXTS, DEPARTURES, elicit, told
-from paramem.fusion.study import drawn, shares
+from paramem.fusion.study import drawn
+from paramem.fusion.tables import by_people
 from paramem.material import world_behind
 from paramem.plots import grid, rates
 
@@ -74,14 +75,14 @@ pd.crosstab(table["context"], table["from"], normalize="index").reindex(list(con
 
 # %%
 remembered = {kind: (found["from"] == "memory").astype(float) for kind, found in answered.items()}
-kept = shares(table.assign(kept=table["from"] == "memory", answer="from memory"), ["context", "answer"], "kept")
+kept = by_people(table.assign(kept=table["from"] == "memory", answer="from memory"), ["context", "answer"], "kept")
 rates(
     kept,
     f"Own answers: {remembered['irrelevant, 3'].mean():.2f} behind three sentences about others, "
     f"{remembered['conflicting'].mean():.2f} behind one that contradicts",
     rows="context",
     columns="answer",
-    xlabel="share of beliefs (95 % intervals)",
+    xlabel="share of beliefs (95 % intervals over people)",
 )
 
 # %% [markdown]
@@ -114,7 +115,7 @@ pd.crosstab([evidence["supports"], evidence["counters"]], evidence["from"], norm
 
 # %%
 two = evidence[(evidence["supports"] == 1) & (evidence["counters"] == 1)]
-shares(two, ["last"], "kept").round(3)
+by_people(two, ["last"], "kept").round(3)
 
 # %% [markdown]
 # ## Claims

@@ -22,7 +22,8 @@ from paramem import claim, load
 from paramem.decisions import UNDECIDED, every
 from paramem.errors import IncompatibleIntervention
 from paramem.evaluation.intervals import grouped, paired
-from paramem.fusion.study import continuations, drawn, shares
+from paramem.fusion.study import continuations, drawn
+from paramem.fusion.tables import by_people
 from paramem.fusion.training import n_tokens
 from paramem.injection.document_encoding import EncodingSettings
 from paramem.injection.parametric_rag import DEPARTURES, PragSettings, rows_of, sequences, temporarily
@@ -143,7 +144,7 @@ own = [[owner] for owner in duel.owner]
 trained = pd.concat(
     [ask(lm, questions, name, edits=merged(lm, some, own)) for name, some in corpora.items()], ignore_index=True
 ).assign(statement=lambda t: t["question"].map(lambda i: "asked in training" if duel.taught[i] else "only stated"))
-by_statement = shares(trained, ["condition", "statement"])
+by_statement = by_people(trained, ["condition", "statement"])
 wide = by_statement.pivot(index="condition", columns="statement", values="mean").reindex(list(corpora))
 completed = pd.concat(
     [
@@ -161,7 +162,7 @@ rates(
     f"{wide.loc['bare page (tokens)', 'only stated']:.2f} from the bare page for as many tokens",
     rows="condition",
     columns="statement",
-    xlabel="share of right answers (95 % intervals)",
+    xlabel="share of right answers (95 % intervals over people)",
 )
 
 # %% [markdown]
@@ -210,14 +211,14 @@ duelling = table[table["condition"].str.match("context|parameters|both")].assign
     documents=lambda t: t["condition"].str[:-3], retrieved=lambda t: t["pages"].map(in_words)
 )
 rates(
-    shares(duelling, ["retrieved", "documents"]),
+    by_people(duelling, ["retrieved", "documents"]),
     "; ".join(
         f"{in_words[k]}: {at[f'context, {k}']:.2f} read, {at[f'parameters, {k}']:.2f} merged, {at[f'both, {k}']:.2f} both"
         for k in sorted(by_pages)[-2:]
     ),
     rows="retrieved",
     columns="documents",
-    xlabel="share of right answers (95 % intervals)",
+    xlabel="share of right answers (95 % intervals over people)",
 )
 
 # %% [markdown]

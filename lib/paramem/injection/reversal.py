@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import pandas as pd
+import torch
 
 from paramem.errors import BadInput, BadParameter
 from paramem.fusion.kept import kept_fine_tune
@@ -212,6 +213,6 @@ def _beaten(lm: LM, prompts: Sequence[str], choices: Sequence[str], groups: Sequ
     pairs = [(p, choice) for p, own, others in zip(prompts, choices, rivals, strict=True) for choice in (own, *others)]
     scores = lm.score(*map(list, zip(*pairs, strict=True)), batch_size=256).mean_logprob.cpu()
     found = []
-    for own, *others in (some.tolist() for some in scores.split([1 + len(others) for others in rivals])):
+    for own, *others in (some.tolist() for some in torch.split(scores, [1 + len(others) for others in rivals])):
         found.append(sum((other < own) + 0.5 * (other == own) for other in others) / len(others))
     return found
