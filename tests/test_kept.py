@@ -1,5 +1,6 @@
 """Fine-tuned models that are kept: found by all that went into them, the same numbers whether found or made."""
 
+import copy
 import importlib
 import json
 import runpy
@@ -18,7 +19,7 @@ from safetensors.torch import save
 from paramem import load
 from paramem.editing.statistics import cache_folder
 from paramem.errors import BadInput, BadParameter
-from paramem.fusion import kept
+from paramem.fusion import kept, training
 from paramem.fusion.kept import (
     SHIPPED,
     STEPS,
@@ -31,8 +32,13 @@ from paramem.fusion.kept import (
     read,
     written,
 )
-from paramem.fusion.training import TrainSettings, fine_tune, text_row
+from paramem.fusion.study import from_nothing
+from paramem.fusion.training import TrainSettings, fine_tune, plan, text_row
+from paramem.injection import latent_study, rag_study
+from paramem.injection.parametric_rag import PragSettings, encode
 from paramem.lm import LM
+from paramem.material import world_behind
+from paramem.world.recipe import collate
 
 SETTINGS = TrainSettings(passes=2, lr=1e-3)
 TEXTS = ("Vesna Mendoza was born in Warsaw.", "Vesna Mendoza plays the cello.")
@@ -285,3 +291,65 @@ def test_training_nothing_leaves_what_is_there(tmp_path):
     with pytest.raises(BadInput, match="nothing was trained"):
         kept.replaced(shipped, lambda: None)
     assert [file.name for file in shipped.iterdir()] == ["old.safetensors"]
+
+
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """How far two changes are from each other, in sizes of the second."""
+    return ((one - other).norm() / other.norm()).item()
+
+
+# Above what other instructions of a processor make of the same training (2e-4), below what another training is.
+ROUNDING = 0.01
+
+
+def test_what_is_shipped_is_what_training_makes_today():
+    """When this fails, `fine_tune` does something else with the same rows: raise `FORMAT`, and train them all again."""
+    gpt2, settings = load("gpt2-s0"), latent_study.StudySettings()
+    facts = latent_study.draw(gpt2, settings).news.facts
+
+    def change(place, settings=settings):
+        with place:
+            models = latent_study.train_arms(gpt2, facts, {"plain": latent_study.Arm()}, settings)
+        return weights(models["plain"]) - weights(gpt2)
+
+    shipped = change(keeping(SHIPPED))
+    assert apart(change(from_nothing()), shipped) < ROUNDING
+    longer = replace(settings, training=replace(settings.training, decay_from=0.6))
+    assert apart(change(from_nothing(), longer), shipped) > 2 * ROUNDING  # the control
+
+
+def test_a_shipped_adapter_is_what_training_makes_today(lm, monkeypatch):
+    duel, settings = rag_study.prepare(world_behind(lm), 0), PragSettings()
+    monkeypatch.setattr("paramem.injection.kept_adapters.train_adapters", None)
+    with keeping(SHIPPED):
+        shipped = encode(lm, duel.pages, settings, keep=True)[0].delta
+    slower = replace(settings, encoding=replace(settings.encoding, decay_from=0.6))
+    for how, close in ((settings, True), (slower, False)):
+        (made,) = encode(lm, duel.pages[:1], how)
+        far = [apart(made.delta.dense(name), shipped.dense(name)) for name in shipped.parts]
+        assert (max(far) < 2 * ROUNDING) == close, far
+
+
+def test_every_step_is_taken_at_the_rate_of_the_plan(lm, rows, monkeypatch):
+    rates, settings = [], replace(SETTINGS, passes=8)
+    monkeypatch.setattr(
+        training, "step", lambda lm, optim, *_: rates.append([group["lr"] for group in optim.param_groups])
+    )
+    fine_tune(lm, rows, settings)
+    planned = [rate for rate, _ in plan(rows, settings, 0)]
+    assert rates == [[rate] * len(rates[0]) for rate in planned]
+    assert len(set(planned)) > 3  # the control: it is no constant
+
+
+def test_a_step_follows_no_gradient_longer_than_one(lm, rows):
+    after = LM.of(copy.deepcopy(lm.model), lm.tokenizer, lm.name)
+    after.model.requires_grad_(True)
+    ids, counts = collate(rows)
+    training.mean_loss(after, ids, counts).backward()
+    assert norm_of_gradients(after) > 1.5
+    training.step(after, torch.optim.SGD(after.model.parameters(), lr=0.0), ids, counts)
+    assert norm_of_gradients(after) == pytest.approx(1, abs=1e-3)
+
+
+def norm_of_gradients(lm: LM) -> float:
+    return torch.cat([p.grad.flatten() for p in lm.model.parameters()]).norm().item()
