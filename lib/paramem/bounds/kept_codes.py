@@ -3,7 +3,7 @@ r"""Trainings of `ground`, kept: a certified model is the bytes of its code, a k
     trained = kept_train(lm, documents, training, seed)     # found, or trained now and kept
     python -m paramem.bounds.kept_codes                     # trains what default runs of the notebooks ask, again
 
-Kinds of CPU round differently, and hundreds of steps amplify that until it shows in the second digit of a risk. What is
+Kinds of CPU round differently, and hundreds of steps amplify that until it shows in the third digit of a risk. What is
 kept is the same everywhere. A training is found by a hash of the model's name, the documents, the settings and the
 seed. Not by theta_0 itself, which is a function of the name only up to rounding: instead its loss on the first batch
 has to be the one that was kept.
