@@ -320,8 +320,8 @@ for name in ("rome", "alphaedit", "grace"):
 # claim here, and what the papers saw after hundreds may come after tens. Shown on all four testbeds is that skills fade, that no single edit
 # takes half of what is lost, and that AlphaEdit leaves more unedited facts than ROME. Four claims are undecided, because thirty edits are
 # few: that earlier edits fade is shown on one testbed, that one key keeps more than two on one, that a subject at the first position has a
-# larger update on none, that AlphaEdit leaves more of the edits than ROME on none. One or two testbeds exclude each by more than a
-# tenth, and the rest cannot tell. The contexts of ROME with prefixes are two, the prompt alone and behind one sentence, with one key and with
+# larger update on none, that AlphaEdit leaves more of the edits than ROME on none. One or two testbeds deny each, where no more than a
+# tenth is possible, and the rest cannot tell. The contexts of ROME with prefixes are two, the prompt alone and behind one sentence, with one key and with
 # two. GRACE is asked what it was told, in the very words.
 #
 # ## Exercises
