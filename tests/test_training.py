@@ -19,11 +19,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from paramem.errors import BadParameter, BadRecord, Interrupted
+from paramem.files import write_atomically
 from paramem.world import build as building
 from paramem.world.cards import Measure, read_card
 from paramem.world.recipe import Draw, Recipe, Row, Stage, batches, collate, recipe_hash
 from paramem.world.training import build_model, train, weighted_loss
-from paramem.world.weights import load_state, with_fp16_rounding, write_atomically
+from paramem.world.weights import load_state, with_fp16_rounding
 
 WORDS = ("<pad>", "<s>", *(f"w{i}" for i in range(14)))
 STAGES = (

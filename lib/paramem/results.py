@@ -7,7 +7,6 @@ the rows when the file is written, so that the file can be read without this lib
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from paramem import files
 from paramem.claims import Outcome, Value, Verdict, held_on, mean_interval, share_interval, verdict
 from paramem.decisions import Decision
 from paramem.errors import BadInput, Unwritable
@@ -232,11 +232,8 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         Unwritable: the folder cannot be made or written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        files.write_atomically(path, text.encode("utf-8"))
     except OSError as error:
         raise Unwritable(f"cannot write {path}: {error.strerror or error}") from error
 

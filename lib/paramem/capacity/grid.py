@@ -28,7 +28,7 @@ from paramem.capacity.biographies import SYMBOLS, Biographies, people_for
 from paramem.capacity.stacked import Architecture, Shape, Stack
 from paramem.capacity.training import Junk, Telling, trained
 from paramem.errors import BadParameter, CorruptFile
-from paramem.world.weights import write_atomically
+from paramem.files import write_atomically
 
 FOLDER = Path(__file__).parent / "trained"
 SEEDS = (0, 1, 2)

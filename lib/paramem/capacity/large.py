@@ -33,8 +33,8 @@ from paramem.capacity.training import losses
 from paramem.capacity.work import Work, check_fits
 from paramem.editing.statistics import cache_folder
 from paramem.errors import BadParameter
+from paramem.files import write_atomically
 from paramem.models import usable_device
-from paramem.world.weights import write_atomically
 
 Size = tuple[int, int]  # width, layers
 LARGE: tuple[Size, ...] = ((64, 2), (128, 4), (256, 6), (512, 10))  # from 0.1 to 32 million parameters

@@ -10,15 +10,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from paramem.arch import Site
 from paramem.errors import BadInput, BadParameter
+from paramem.files import write_atomically
 from paramem.models import LM
 
 
@@ -63,11 +65,6 @@ def cached_second_moment(lm: LM, layer: int, texts: Sequence[str], *, folder: Pa
         except (SafetensorError, KeyError, OSError):
             pass  # a damaged file is computed again and replaced
     C = second_moment(lm, layer, texts)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        save_file({"C": C.contiguous()}, partial, metadata={"model": lm.name, "layer": str(layer)})
-        partial.replace(path)
-    except (OSError, SafetensorError):
-        pass  # read-only cache: the caller has C all the same
+    with suppress(OSError):  # a read-only cache: the caller has C all the same
+        write_atomically(path, save({"C": C.contiguous()}, metadata={"model": lm.name, "layer": str(layer)}))
     return C

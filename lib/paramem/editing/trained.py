@@ -29,7 +29,7 @@ from paramem.editing.packing import Bits, pack, unpack
 from paramem.editing.statistics import cache_folder
 from paramem.errors import BadInput, BadParameter, BadRecord, CorruptFile, Unwritable
 from paramem.evaluation.plan import request_hash
-from paramem.world.weights import write_atomically
+from paramem.files import write_atomically
 
 if TYPE_CHECKING:
     from paramem.facts import EditRequest

@@ -37,11 +37,11 @@ from torch import Tensor, nn
 
 from paramem.editing.statistics import cache_folder
 from paramem.errors import BadInput, BadParameter
+from paramem.files import write_atomically
 from paramem.fusion.training import TrainSettings, fine_tune
 from paramem.interventions.storage import digest
 from paramem.lm import LM
 from paramem.world.recipe import Row
-from paramem.world.weights import write_atomically
 
 SHIPPED = Path(__file__).parent / "trained"
 STEPS = 127

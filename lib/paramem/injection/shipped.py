@@ -21,10 +21,10 @@ from safetensors.torch import save
 
 from paramem.capacity.stacked import Stack
 from paramem.errors import BadParameter, CorruptFile
+from paramem.files import write_atomically
 from paramem.fresh import fresh
 from paramem.injection.storage import CORPORA, Study, trained, tuned
 from paramem.world import world
-from paramem.world.weights import write_atomically
 
 FOLDER = Path(__file__).parent / "trained"
 DRAWS = ("fresh-gpt2-s0", "fresh-gpt2-s1", "fresh-llama-s0", "fresh-llama-s1")

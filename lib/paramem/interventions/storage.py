@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from paramem.errors import CorruptFile, ParamemError, Unwritable
+from paramem.files import write_atomically
 
 if TYPE_CHECKING:
     from paramem.interventions.base import Intervention
@@ -44,16 +44,10 @@ def save_intervention(intervention: Intervention, path: str | os.PathLike[str]) 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     description = {"kind": intervention.kind, "data": data, "sha256": digest(intervention.kind, data, tensors)}
     content = save(tensors, metadata={"format": FORMAT, "intervention": json.dumps(description, sort_keys=True)})
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(file)
+        write_atomically(file, content)
     except OSError as error:
         raise Unwritable(f"cannot write intervention to {file}: {error.strerror}; choose another place") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
     return file
 
 

@@ -77,7 +77,7 @@ class TestbedCard:
 
 
 def write_card(card: TestbedCard, folder: Path) -> None:
-    from paramem.world.weights import write_atomically
+    from paramem.files import write_atomically
 
     record = {"schema": SCHEMA, **asdict(card), "versions": _versions()}
     for item, measure in zip(record["measures"], card.measures, strict=True):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +14,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from paramem.files import write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,20 +30,6 @@ class State:
     parameters: dict[str, Tensor]
     moments: dict[str, dict[str, Tensor]]
     meta: dict[str, Any]
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write and rename, so that a reader sees the old file or the new one and never a part, whoever else writes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_weights(model: PreTrainedModel, path: Path) -> tuple[int, str]:
