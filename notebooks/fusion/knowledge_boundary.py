@@ -340,7 +340,7 @@ curves(
     y="right",
     lines="look up",
     xlabel="passages that are true, per cent",
-    ylabel="share of right answers (bands: 95 %, over facts)",
+    ylabel="share of right answers\n(bands: 95 %, over facts)",
 )
 
 # %%
