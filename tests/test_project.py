@@ -29,7 +29,7 @@ MAX_FILE = 2_000_000  # bytes, of all but a testbed's checkpoint
 # Bytes of weights that a clone may carry, by what they are for: testbeds, and what default runs do not train again.
 MAX_WEIGHTS = {
     TESTBEDS: 96_000_000,
-    "lib/paramem/bounds/trained": 500_000,
+    "lib/paramem/bounds/trained": 400_000,
     "lib/paramem/capacity/trained": 1_000_000,
     "lib/paramem/editing": 14_000_000,
     "lib/paramem/fusion/trained": 22_000_000,

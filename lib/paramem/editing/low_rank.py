@@ -28,10 +28,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import torch
-from peft import AdaLoraConfig, AdaLoraModel, LoraConfig, LoraModel
 from torch import Tensor
 
 from paramem.editing.requests import check_requests
@@ -40,6 +39,9 @@ from paramem.facts import EditRequest
 from paramem.interventions import LowRank, WeightDelta
 from paramem.models import LM
 from paramem.tokens import Batch
+
+if TYPE_CHECKING:
+    from peft import AdaLoraModel, LoraModel
 
 DEPARTURES = {
     "task": (
@@ -170,15 +172,15 @@ def low_rank(lm: LM, requests: Sequence[EditRequest], settings: LowRankSettings)
             hidden = blocks.forward(blocks.resid_pre[start], start)
             said = lm.unembed(hidden[rows, columns]).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
             loss = -(said * share).sum()
-            if isinstance(tuner, AdaLoraModel):
+            if settings.adapter == "adalora":
                 loss = loss + settings.orthogonal * _not_orthogonal(lm, places)
             elif loss.item() < settings.stop_below:
                 break
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            if isinstance(tuner, AdaLoraModel) and settings.allocate:
-                tuner.update_and_allocate(step)  # type: ignore[no-untyped-call]
+            if settings.adapter == "adalora" and settings.allocate:
+                cast("AdaLoraModel", tuner).update_and_allocate(step)  # type: ignore[no-untyped-call]
         return WeightDelta(dict(_factors(lm, places)))
 
 
@@ -222,6 +224,8 @@ def fresh_adapters(lm: LM, places: Sequence[tuple[int, str]], settings: LowRankS
 
 
 def _tuner(lm: LM, settings: LowRankSettings, common: dict[str, Any]) -> LoraModel:
+    from peft import AdaLoraConfig, AdaLoraModel, LoraConfig, LoraModel  # a second, which nobody else has to wait
+
     if settings.adapter == "lora":
         return LoraModel(lm.model, LoraConfig(r=settings.rank, **common), NAME)
     config = AdaLoraConfig(

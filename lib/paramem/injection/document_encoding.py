@@ -14,20 +14,19 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
+from paramem.editing.adapters_abreast import attached, initial, stored
+from paramem.editing.low_rank import LowRankSettings, adapted
 from paramem.errors import BadInput, BadParameter
 from paramem.fusion.training import token_losses
 from paramem.injection.document_adapter import DocumentAdapter, base_fingerprint
 from paramem.interventions import WeightDelta
 from paramem.lm import LM
 from paramem.world.recipe import Row, Stage, collate
-
-if TYPE_CHECKING:
-    from paramem.editing.low_rank import LowRankSettings
 
 Matrices: TypeAlias = Literal["attention", "mlp", "down"]
 
@@ -66,8 +65,6 @@ class EncodingSettings:
     @property
     def factors(self) -> LowRankSettings:
         """What `paramem.editing.low_rank` needs to know to place and draw the factors."""
-        from paramem.editing.low_rank import LowRankSettings
-
         return LowRankSettings(matrices=self.matrices, rank=self.rank, alpha=self.alpha, seed=self.seed)
 
 
@@ -121,10 +118,6 @@ def _trained(
     settings: EncodingSettings,
     watch: Callable[[int, Tensor], None] | None,
 ) -> list[WeightDelta]:
-    # These two bring peft along, which whoever finds adapters that were kept has no use for.
-    from paramem.editing.adapters_abreast import attached, initial, stored
-    from paramem.editing.low_rank import adapted
-
     n = len(documents)
     adapters = initial(lm, adapted(lm, settings.factors), settings.factors, n)
     parameters = [parameter for adapter in adapters.values() for parameter in adapter.parameters]
