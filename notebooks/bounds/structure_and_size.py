@@ -231,7 +231,7 @@ claim(
     "lotfi2023nonvacuous.larger-models-are-more-compressible",
     (needed[LARGEST] < needed["tiny"]).all() and in_order >= 0.8 * pairs,
     measured={"in_order": in_order, "pairs": pairs}
-    | {f"bits_{size}": needed[size].iloc[0] for size in SIZES}
+    | {f"bits_{size}": needed[size].iloc[0].round(-1) for size in SIZES}
     | {
         f"{size}_over_tiny_at_{end}": needed[size].iloc[at] / needed["tiny"].iloc[at]
         for size in SIZES[1:]
